@@ -1,0 +1,22 @@
+"""Test set-up: sound backend, float64, no silent rank promotion, shapes checked at run time."""
+
+from sims import backend
+
+backend.prepare()
+
+import jax  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook(["theory", "dynamics"], "beartype.beartype")
+
+# Derandomised: a property either holds in CI or it does not; "explore" searches further by hand.
+common = {
+    "deadline": None,
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("ci", max_examples=60, derandomize=True, **common)
+settings.register_profile("explore", max_examples=1000, **common)
+settings.load_profile("ci")
