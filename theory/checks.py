@@ -7,13 +7,13 @@ whose value is unknown; there the checks stay silent and the documented domain i
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def is_concrete(*values: Any) -> bool:
     """Whether every value is known now, that is, none is a JAX tracer."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(value, Tracer) for value in values)
 
 
 def require(name: str, value: Any, ok: Callable[[np.ndarray], Any], expected: str) -> None:

@@ -1,0 +1,27 @@
+"""Which function draws which experiment; listed by hand, like the experiments themselves."""
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from figures import style
+from figures.deep_linear import saxe2014_digits, saxe2014_modes
+from sims.experiment import Result
+
+DRAW: dict[str, Callable[[Result], Figure]] = {
+    "saxe2014_modes": saxe2014_modes.draw,
+    "saxe2014_digits": saxe2014_digits.draw,
+}
+
+
+def draw(result: Result) -> Figure:
+    """Draw a result in the paper style.
+
+    Raises KeyError if no function is listed in ``DRAW`` for the experiment.
+    """
+    if result.name not in DRAW:
+        raise KeyError(
+            f"no figure is listed for experiment {result.name!r} in figures/catalogue.py"
+        )
+    with style.paper():
+        return DRAW[result.name](result)

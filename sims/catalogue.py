@@ -1,0 +1,35 @@
+"""Every experiment there is, listed by hand in the order in which the papers appeared."""
+
+import difflib
+
+from sims.deep_linear import saxe2014_digits, saxe2014_modes
+from sims.experiment import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    saxe2014_modes.EXPERIMENT,
+    saxe2014_digits.EXPERIMENT,
+)
+
+
+class UnknownExperiment(LookupError):
+    """No experiment of that name; the message suggests the nearest one and lists all."""
+
+
+def find(name: str) -> Experiment:
+    """The experiment called ``name``; raises ``UnknownExperiment``."""
+    by_name = {experiment.name: experiment for experiment in EXPERIMENTS}
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        known = ", ".join(by_name) or "none"
+        raise UnknownExperiment(f"there is no experiment {name!r}{hint} Known: {known}")
+    return by_name[name]
+
+
+def select(name: str) -> tuple[Experiment, ...]:
+    """All experiments for ``"all"``, otherwise the one of that name.
+
+    >>> select("all") == EXPERIMENTS
+    True
+    """
+    return EXPERIMENTS if name == "all" else (find(name),)
