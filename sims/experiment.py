@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]  # of NumPy or JAX arrays
 
 
 @dataclass(frozen=True)

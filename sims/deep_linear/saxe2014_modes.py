@@ -155,7 +155,8 @@ def decoupled(widths: tuple[int, ...], strengths: jax.Array) -> Process:
     """A linear network that starts aligned with the task, its modes at the given strengths."""
 
     def init(case, shared):
-        return initialization.aligned_init(case["key"], widths, *shared["vectors"], strengths)
+        left, right = shared["vectors"]
+        return initialization.aligned_init(case["key"], widths, left, right, strengths)
 
     return process(models.deep_linear(widths), init)
 

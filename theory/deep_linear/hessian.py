@@ -16,7 +16,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from theory.checks import require, require_depth
-from theory.deep_linear.arguments import as_floats
+from theory.deep_linear.arguments import (
+    as_floats,
+    require_finite,
+    require_nonnegative,
+    require_positive,
+)
 from theory.deep_linear.modes import two_layer_mode_strength, two_layer_mode_weights
 from theory.numerics import Count, require_count
 
@@ -68,7 +73,8 @@ def two_layer_hessian_spectrum(
     hidden units beyond the modes have zero weights. Returns (..., 2 n (n + extra_hidden)), one
     per parameter; they add up to n (sum a^2 + sum b^2).
 
-    Raises ``ValueError`` if the shapes differ or extra_hidden is not an integer >= 0.
+    Raises ``ValueError`` if the shapes differ, an entry is not finite, or extra_hidden is not an
+    integer >= 0.
 
     >>> ones = jnp.ones(1)
     >>> [round(float(x), 6) for x in two_layer_hessian_spectrum(3 * ones, ones, ones)]
@@ -77,6 +83,7 @@ def two_layer_hessian_spectrum(
     shapes = [np.shape(x) for x in (s, a, b)]
     if not shapes[0] or len(set(shapes)) > 1:
         raise ValueError(f"s, a, b must have one shape (..., modes), got {shapes}")
+    require_finite(s=s, a=a, b=b)
     require_count(extra_hidden=extra_hidden, least=0)
     return _spectrum(s, a, b, extra_hidden=int(extra_hidden))
 
@@ -129,8 +136,10 @@ def sharpness_trajectory(
     eigenvalues +-(s_i - u_i) lie within those of mode i.
 
     t: any shape, in units of tau; s, u0: (modes,), imbalance c = a^2 - b^2: scalar or (modes,).
-    Returns the shape of t. Errors of ``two_layer_mode_strength``, and ``ValueError`` unless s and
-    u0 are vectors of one length.
+    Returns the shape of t.
+
+    Raises ``ValueError`` unless s and u0 are vectors of one length, t >= 0, s > 0, tau > 0 and
+    everything is finite.
 
     >>> s, u0 = jnp.array([2.0, 1.0]), jnp.array([1e-6, 1e-6])
     >>> [round(float(x), 3) for x in sharpness_trajectory(jnp.array([0.0, 50.0]), s, u0)]
@@ -140,6 +149,14 @@ def sharpness_trajectory(
         raise ValueError(
             f"s and u0 must be vectors of one length, got shapes {np.shape(s)} and {np.shape(u0)}"
         )
+    require_nonnegative(t=t)
+    require_positive(s=s, tau=tau)
+    require_finite(u0=u0, imbalance=imbalance)
+    return _sharpness(t, s, u0, imbalance, tau)
+
+
+@jax.jit
+def _sharpness(t, s, u0, imbalance, tau):
     t, s, u0, imbalance, tau = as_floats(jnp.asarray(t)[..., None], s, u0, imbalance, tau)
     u = two_layer_mode_strength(t, s, u0, imbalance, tau)
     a_squared, b_squared = two_layer_mode_weights(u, imbalance)

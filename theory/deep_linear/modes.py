@@ -175,15 +175,15 @@ def _path(t: Array, s: Array, u0: Array, c: Array) -> tuple[Array, Array]:
     """``u`` and ``(s - u)/(s - u0)`` after the time ``t`` in units of tau."""
     rate, rho, growth, pivot = _coefficients(s, u0, c)
     left, gone = jnp.exp(-rate * t), -jnp.expm1(-rate * t)
-    # B = rho gone + growth gone^2 e^elapsed / 2: first the approach, then the escape from it
+    # first the approach: halfway to s at best, to the saddle at zero if u0 < 0
     near = jnp.where(u0 < -jnp.abs(c), pivot - s * rho * left, u0 + s * rho * gone)
-    # beyond this exponent u = s to the last digit; growth = 0 never escapes
-    info, least = jnp.finfo(t.dtype), jax.lax.stop_gradient(growth)
-    least = jnp.where(least == 0, 1, jnp.maximum(least, info.tiny**0.5))
-    half = jnp.exp(0.5 * jnp.minimum(rate * t, jnp.log(2 / (info.eps**2 * least))))
-    escape = 0.5 * (growth * half) * half * gone**2 / (1 + rho * gone)
-    remaining = 1 / ((1 + rho * gone) * (1 + escape))
-    return keep_between(u0, s, near * remaining + s * _share(escape)), remaining
+    approach = near / (1 + rho * gone)
+    # then the escape from it: 1 + B = (stay + escape) / e^-Kt, and growth = 0 never escapes
+    stay = jnp.where(growth == 0, 1, left) * (1 + rho * gone)
+    escape = 0.5 * growth * gone**2
+    remaining = _fraction(stay, escape)
+    u = approach * remaining + s * _fraction(escape, stay)
+    return keep_between(u0, s, u), remaining / (1 + rho * gone)
 
 
 @jax.custom_jvp
@@ -232,12 +232,15 @@ def _coefficients(s: Array, u0: Array, c: Array) -> tuple[Array, Array, Array, A
 
 
 @jax.custom_jvp
-def _share(x: Array) -> Array:
-    """``x / (1 + x)``, with a derivative that does not cancel for large x."""
-    return x / (1 + x)
+def _fraction(part: Array, rest: Array) -> Array:
+    """``part / (part + rest)``, with a derivative that neither cancels nor overflows."""
+    return part / (part + rest)
 
 
-_share.defjvps(lambda d_x, share, x: d_x / (1 + x) ** 2)
+_fraction.defjvps(
+    lambda d_part, out, part, rest: rest / (part + rest) * d_part / (part + rest),
+    lambda d_rest, out, part, rest: -out * d_rest / (part + rest),
+)
 
 
 def _hypot(x: Array, y: Array) -> Array:

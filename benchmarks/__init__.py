@@ -1,0 +1,1 @@
+"""Side-by-side timings against the alternatives; printed, never asserted. ``make bench``."""

@@ -1,0 +1,32 @@
+"""``python -m benchmarks [NAME ...]``: run the benchmarks and print medians and ratios."""
+
+from sims import backend
+
+backend.prepare()
+
+import importlib  # noqa: E402
+import sys  # noqa: E402
+
+import jax  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+BENCHMARKS = ("mode_trajectories", "seed_sweep")
+
+
+def main(names: list[str]) -> None:
+    """Print one table per benchmark; ratios are relative to its first row."""
+    console = Console()
+    console.print(f"jax {jax.__version__} on {', '.join(map(str, jax.devices()))}")
+    for name in names or BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        timings = module.run()
+        table = Table("what", "median [s]", "ratio", "remark", title=module.__doc__)
+        for timing in timings:
+            ratio = timing.seconds / timings[0].seconds
+            table.add_row(timing.name, f"{timing.seconds:.3g}", f"{ratio:.3g}", timing.remark)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
