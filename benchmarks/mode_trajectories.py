@@ -30,7 +30,7 @@ def run() -> list[Timing]:
 
 def _integrate(times: jax.Array, s: jax.Array, u0: jax.Array, tolerance: float) -> jax.Array:
     def one(s, u0):
-        return diffrax.diffeqsolve(
+        solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, u, args: 2 * u * (s - u)),
             diffrax.Tsit5(),
             t0=0.0,
@@ -40,6 +40,7 @@ def _integrate(times: jax.Array, s: jax.Array, u0: jax.Array, tolerance: float) 
             saveat=diffrax.SaveAt(ts=times),
             stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * 1e-3),
             max_steps=4096,
-        ).ys
+        )
+        return jnp.asarray(solution.ys)
 
     return jax.vmap(one, out_axes=1)(s, u0)

@@ -50,7 +50,7 @@ def gaussian_average(
 
     Raises ``ValueError`` unless width > 0 and n_nodes is an integer >= 2.
 
-    >>> round(float(gaussian_average(lambda z: z**4)), 9)
+    >>> round(float(gaussian_average(lambda z: z**4)), 4)
     3.0
     """
     require("width", width, lambda w: w > 0, "positive")

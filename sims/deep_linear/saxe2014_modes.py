@@ -70,10 +70,10 @@ class Config:
 class Problem(NamedTuple):
     """Items (items, features), and the modes of the task: vectors as columns, values, ranks."""
 
-    items: jax.Array
-    left: jax.Array
-    singular_values: jax.Array
-    right: jax.Array
+    items: np.ndarray
+    left: np.ndarray
+    singular_values: np.ndarray
+    right: np.ndarray
     ranks: np.ndarray
 
 
@@ -84,8 +84,8 @@ def problem(config: Config) -> Problem:
     items = semantic.sample_tree_dataset(
         key, BRANCHING, config.tree_depth, config.flip, config.features
     )
-    left, singular_values, right, _ = modes.decompose_task(items.T)
-    return Problem(items, left, singular_values, right, np.arange(len(singular_values)))
+    left, s, right, _ = map(np.asarray, modes.decompose_task(items.T))
+    return Problem(np.asarray(items), left, s, right, np.arange(len(s)))
 
 
 def effective_start(config: Config) -> jax.Array:
@@ -172,11 +172,11 @@ def simulate(config: Config, key: jax.Array, sweep=sweep) -> Arrays:
     for name in ("linear", "tanh"):
         network = from_random_weights(name, widths, config.weight_variance)
         found[name] = sweep(name, network, seeds, shared, record_at=steps).records["strengths"]
-        found[f"half_steps_{name}"] = first_crossing(steps, found[name], half)
+        found[f"half_steps_{name}"] = np.asarray(first_crossing(steps, found[name], half))
     log_start = -2 * task.singular_values * rate * found["half_steps_linear"]  # up to a constant
     return found | {
         "half_steps_aligned": decoupled_half_steps(config, keys[0], shared, sweep),
-        "log_start_variance": jnp.var(log_start, axis=0, ddof=1),
+        "log_start_variance": log_start.var(axis=0, ddof=1),
         "sequential": sequential(config),
         "level_eigenvalues": level_eigenvalues(config),
     }

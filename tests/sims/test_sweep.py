@@ -131,9 +131,9 @@ def test_a_diverged_member_is_recorded_and_harms_no_other(undisturbed):
 def test_a_sweep_ends_when_all_members_have_diverged():
     """Early, and with what going on to the end would have given."""
     note, rates = Note(), [1e200, 1e250, np.nan]
-    options = {"record_at": [0, 1, 2, 10**9], "chunk": 5}
+    options = {"record_at": [0, 1, 2, 10_000], "chunk": 5}
     result = sweep("lost", NOISY, cases(rates), SHARED, **options, progress=note)
-    assert note.updates == [(10**9, 10**9, 3)]
+    assert note.updates == [(10_000, 10_000, 3)]
     assert result.diverged_at.tolist() == [2, 2, 1]
     longer = sweep("lost", NOISY, cases(rates), SHARED, **(options | {"chunk": 500}))
     assert_bitwise(result, longer)

@@ -29,11 +29,11 @@ from theory.deep_linear.arguments import (
     require_positive,
     require_reached,
 )
-from theory.deep_linear.depth_integral import log_decay, power, work_between
+from theory.deep_linear.depth_integral import Depth, log_decay, power, work_between
 
 
 def deep_mode_velocity(
-    u: ArrayLike, s: ArrayLike, depth: float, weight_decay: ArrayLike = 0.0, tau: ArrayLike = 1.0
+    u: ArrayLike, s: ArrayLike, depth: Depth, weight_decay: ArrayLike = 0.0, tau: ArrayLike = 1.0
 ) -> Array:
     """Velocity ``du/dt`` of a balanced mode, with L2 weight decay on every layer.
 
@@ -56,7 +56,7 @@ def deep_mode_velocity(
 
 
 def deep_mode_time(
-    u: ArrayLike, s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike = 1.0
+    u: ArrayLike, s: ArrayLike, u0: ArrayLike, depth: Depth, tau: ArrayLike = 1.0
 ) -> Array:
     """Time at which a balanced mode that starts at ``u0`` reaches ``u``.
 
@@ -81,7 +81,7 @@ def deep_mode_time(
 
 
 def deep_mode_strength(
-    t: ArrayLike, s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike = 1.0
+    t: ArrayLike, s: ArrayLike, u0: ArrayLike, depth: Depth, tau: ArrayLike = 1.0
 ) -> Array:
     """Strength ``u(t)`` of a balanced mode of a depth-L linear network.
 
@@ -97,7 +97,7 @@ def deep_mode_strength(
     >>> round(float(deep_mode_strength(2.2976, 1.0, 0.01, depth=2)), 4)
     0.5
     >>> [round(float(deep_mode_strength(t, 2.0, 0.1, depth=3)), 3) for t in (0.0, 0.5, 5.0)]
-    [0.1, 0.318, 2.0]
+    [0.1, 0.486, 2.0]
     """
     require_depth(depth, infinite=True)
     require_nonnegative(t=t)
@@ -108,7 +108,7 @@ def deep_mode_strength(
 
 
 def unlearning_mode_strength(
-    t: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike = 1.0
+    t: ArrayLike, u0: ArrayLike, depth: Depth, tau: ArrayLike = 1.0
 ) -> Array:
     """Strength of a spurious mode (``s = 0``), which the data ask to forget.
 
@@ -131,7 +131,7 @@ def unlearning_mode_strength(
     return u0 * jnp.exp(-jnp.log1p(_layers(depth) * p * jnp.abs(u0) ** p * (t / tau)) / p)
 
 
-def half_learning_time(s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike = 1.0) -> Array:
+def half_learning_time(s: ArrayLike, u0: ArrayLike, depth: Depth, tau: ArrayLike = 1.0) -> Array:
     """Time at which a mode reaches half its target, ``u = s/2``.
 
     ``(tau / 2s) ln((s - u0) / u0)`` at depth 2, ``deep_mode_time(s/2, s, u0, depth, tau)`` in
@@ -145,7 +145,7 @@ def half_learning_time(s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike
     require_positive(s=s, tau=tau)
     if depth != 1:
         require_positive(u0=u0)
-    half = 0.5 * as_floats(s)[0]
+    half = 0.5 * jnp.asarray(s)
     if is_concrete(s, u0):
         start, limit = np.broadcast_arrays(u0, half)
         require("u0", start, lambda start: start <= limit, "at most s/2, not yet half learned")
@@ -153,7 +153,7 @@ def half_learning_time(s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike
 
 
 def escape_time_small_init(
-    s: ArrayLike, u0: ArrayLike, depth: float, tau: ArrayLike = 1.0
+    s: ArrayLike, u0: ArrayLike, depth: Depth, tau: ArrayLike = 1.0
 ) -> Array:
     """Leading-order time to leave the saddle at zero from a small start, ``u0 << s``.
 
@@ -174,11 +174,11 @@ def escape_time_small_init(
     s, u0, tau = as_floats(s, u0, tau)
     if depth == 2:
         return tau / (2 * s) * jnp.log((s - u0) / u0)
-    exponent = 1 - 2 / depth
+    exponent = power(depth) - 1
     return tau * u0**-exponent / (exponent * _layers(depth) * s)
 
 
-def steps_to_learn(w0: ArrayLike, wf: ArrayLike, depth: float, safety: ArrayLike = 1.0) -> Array:
+def steps_to_learn(w0: ArrayLike, wf: ArrayLike, depth: Depth, safety: ArrayLike = 1.0) -> Array:
     """Gradient-descent steps that take one mode from ``u = w0 s`` to ``wf s``.
 
     ``n = (1/safety) integral from w0 to wf of dw / (w^(2-2/L) (1 - w))`` at the learning rate
@@ -202,7 +202,7 @@ def steps_to_learn(w0: ArrayLike, wf: ArrayLike, depth: float, safety: ArrayLike
     return work / safety
 
 
-def critical_learning_rate(s_max: ArrayLike, depth: int) -> Array:
+def critical_learning_rate(s_max: ArrayLike, depth: int | np.integer) -> Array:
     """Learning rate above which gradient descent leaves the balanced aligned minimum.
 
     ``2 / (L s_max^(2 - 2/L))``: two over the largest Hessian eigenvalue of the loss
@@ -216,11 +216,11 @@ def critical_learning_rate(s_max: ArrayLike, depth: int) -> Array:
     require_depth(depth)
     require_positive(s_max=s_max)
     (s_max,) = as_floats(s_max)
-    return 2 / (depth * s_max ** power(depth))
+    return 2 / (_layers(depth) * s_max ** power(depth))
 
 
 @functools.partial(jax.jit, static_argnames="depth")
-def _time(u: Array, s: Array, u0: Array, tau: Array, *, depth: float) -> Array:
+def _time(u: Array, s: Array, u0: Array, tau: Array, *, depth: Depth) -> Array:
     endless = (u == s) | ((u == 0) & (depth == 2))  # takes for ever, unless it is there already
     start, end = jnp.where(endless, s / 2, u0), jnp.where(endless, s / 2, u)
     if depth <= 2:
@@ -234,7 +234,7 @@ def _time(u: Array, s: Array, u0: Array, tau: Array, *, depth: float) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="depth")
-def _strength(t: Array, s: Array, u0: Array, tau: Array, *, depth: float) -> Array:
+def _strength(t: Array, s: Array, u0: Array, tau: Array, *, depth: Depth) -> Array:
     work = _layers(depth) * s ** power(depth) * (t / tau)
     if depth == 2:  # up to s from u0 > 0; down the stable manifold of the saddle at 0 otherwise
         left, gone, rising = jnp.exp(-work), -jnp.expm1(-work), u0 > 0
@@ -244,10 +244,10 @@ def _strength(t: Array, s: Array, u0: Array, tau: Array, *, depth: float) -> Arr
     return keep_between(u0, s, u0 * jnp.exp(-decay) - s * jnp.expm1(-decay))
 
 
-def _layers(depth: float) -> float:
+def _layers(depth: Depth) -> float:
     return 1.0 if depth == np.inf else float(depth)
 
 
-def _require_start(u0: ArrayLike, depth: float) -> None:
+def _require_start(u0: ArrayLike, depth: Depth) -> None:
     expected = "positive and finite for depth >= 3" if depth > 2 else "finite"
     require("u0", u0, lambda x: np.isfinite(x) & ((x > 0) | (depth <= 2)), expected)

@@ -26,16 +26,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+# Weight matrices, or infinity for the limit of many.
+Depth = int | np.integer | float
+
 SERIES_TERMS = 56  # 2^-56 is below float64 rounding
 NEWTON_STEPS = 7  # six reach rounding from anywhere in 1e-30 < x < 1e30
 
 
-def power(depth: float) -> float:
+def power(depth: Depth) -> float:
     """The exponent ``p = 2 - 2/L`` of the mode equation, 2 at infinite depth."""
-    return 2 - 2 / depth
+    return float(2 - 2 / depth)
 
 
-def work_between(u0: Array, u: Array, s: Array, depth: float) -> Array:
+def work_between(u0: Array, u: Array, s: Array, depth: Depth) -> Array:
     """Dimensionless time ``integral dx / (x^p (1 - x))`` from ``u0/s`` to ``u/s``."""
     below = u0 < s
     start, end = _coordinate(u0, s, below), _coordinate(u, s, below)
@@ -46,7 +49,7 @@ def work_between(u0: Array, u: Array, s: Array, depth: float) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def log_decay(work: Array, x0: Array, depth: float) -> Array:
+def log_decay(work: Array, x0: Array, depth: Depth) -> Array:
     """``ln((1 - x0) / (1 - x))`` after the dimensionless time ``work``; regular at ``x0 = 1`` too.
 
     Its derivatives are ``x^p`` and ``((x/x0)^p - 1) / (1 - x0)``, by implicit differentiation.

@@ -97,28 +97,26 @@ def _spectral_point(x, L):
     1/cosh(v), and 400 reaches the smallest float64 for L = 1. 60 halvings exhaust float64.
     """
 
-    def log_x(v):
+    def excess(v):
         theta = 2 * jnp.arctan(jnp.exp(v))
         log_sin_theta = jnp.log(2.0) - jnp.abs(v) - jnp.log1p(jnp.exp(-2 * jnp.abs(v)))
         phi = theta / (L + 1)
-        return (L + 1) * log_sin_theta - jnp.log(jnp.sin(phi)) - L * jnp.log(jnp.sin(L * phi))
+        log_x = (L + 1) * log_sin_theta - jnp.log(jnp.sin(phi)) - L * jnp.log(jnp.sin(L * phi))
+        return log_x - jnp.log(x)
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        above = log_x(middle) > target
-        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+    def bisect(excess, low):
+        def halve(_, bracket):
+            low, high = bracket
+            middle = (low + high) / 2
+            below = excess(middle) > 0  # log_x decreases with v
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    target = jnp.log(x)
-    fixed = jax.lax.stop_gradient(target)
-    low, high = jax.lax.fori_loop(
-        0, 60, halve, (jnp.full_like(fixed, -20.0), jnp.full_like(fixed, 400.0))
-    )
-    v = jax.lax.stop_gradient((low + high) / 2)
-    # Adds zero, but carries the derivative dv/dlog x = 1/(dlog x/dv); the slope vanishes at the
-    # edge, where the density itself has an infinite derivative.
-    _, slope = jax.jvp(log_x, (v,), (jnp.ones_like(v),))
-    v = v + (target - fixed) / jnp.minimum(slope, -jnp.finfo(v.dtype).eps)
+        return sum(jax.lax.fori_loop(0, 60, halve, (low, jnp.full_like(low, 400.0)))) / 2
+
+    def divide(slope, y):  # the slope vanishes at the edge, where the density's derivative is inf
+        return y / jnp.minimum(slope(jnp.ones_like(y)), -jnp.finfo(y.dtype).eps)
+
+    v = jax.lax.custom_root(excess, jnp.full_like(x, -20.0), bisect, divide)
     phi = 2 * jnp.arctan(jnp.exp(v)) / (L + 1)
     return 2 * jnp.arctan(jnp.exp(-v)), jnp.sin(phi) / (jnp.cosh(v) * jnp.sin(L * phi))
 

@@ -179,9 +179,9 @@ def level_learning_times(
 
     t_l = ``half_learning_time(s_l, u0, layers, tau)`` at the singular values of
     ``tree_singular_values``; two layers: (tau / 2 s_l) log((s_l - u0)/u0). Strictly increasing
-    with the level for u0 << s and 0 < flip < 1/2. ``depth`` is that of the tree, ``layers`` the
-    number of weight matrices; u0 > 0 the common initial strength of the modes. Returns
-    (depth + 1,), in units of tau.
+    with the level for u0 << s, 0 < flip < 1/2, branching >= 2 and layers >= 2. ``depth`` is that
+    of the tree, ``layers`` the number of weight matrices; u0 > 0 the common initial strength of
+    the modes. Returns (depth + 1,), in units of tau.
 
     Raises ``ValueError`` as those two functions do; flip = 0 leaves levels that are never learned.
     Source: Saxe, McClelland and Ganguli (2014), arXiv:1312.6120.

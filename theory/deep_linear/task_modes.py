@@ -55,8 +55,8 @@ def decompose_task(
 
 
 def loss_from_modes(
-    u: Float[ArrayLike, "*#times modes"], s: Float[ArrayLike, "*#times modes"]
-) -> Float[Array, "*times"]:
+    u: Float[ArrayLike, "... modes"], s: Float[ArrayLike, "... modes"]
+) -> Float[Array, "..."]:
     """Loss of a decoupled network, ``1/2 sum_i (s_i - u_i)^2`` over the last axis.
 
     Relative to its minimum (the part of ``Sigma_yx`` without modes adds a constant); whitened

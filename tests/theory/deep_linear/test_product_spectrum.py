@@ -34,9 +34,9 @@ def test_mass_is_one_and_moments_are_fuss_catalan(L):
     nodes, weights = np.polynomial.legendre.leggauss(300)
     v = (1 + nodes) / 2
     w = 1 - (1 - v) ** 2
-    edge = gaussian_product_edge(L)
+    edge = float(gaussian_product_edge(L))
     x = edge * w ** (L + 1)
-    mass = gaussian_product_density(x, L) * edge * (L + 1) * w**L * (1 - v) * weights
+    mass = np.asarray(gaussian_product_density(x, L)) * edge * (L + 1) * w**L * (1 - v) * weights
     for k in range(5):
         np.testing.assert_allclose(np.sum(mass * x**k), fuss_catalan(L, k), rtol=1e-11)
 

@@ -22,6 +22,7 @@ from theory.deep_linear.random_products import (
     tanh_mean_field,
 )
 
+DEPTH = 6  # one static value: every other compiles anew
 GAINS = st.one_of(
     st.sampled_from([1e-3, 0.5, 1.0, 1.0 + 1e-12, 1.01, 2.0]),
     st.floats(-3, 1.5).map(lambda x: 10.0**x),
@@ -141,7 +142,7 @@ def test_orthogonal_products_are_isometries_times_a_gain():
 
 @given(g=GAINS, q0=VARIANCES)
 def test_one_layer_against_adaptive_quadrature(g, q0):
-    q, chi = tanh_mean_field(g, q0, 2)
+    q, chi = tanh_mean_field(g, q0, DEPTH)
     assert q[0] == q0
     if q0 <= 1e-12:  # linear: tanh(x) = x, sech(x) = 1 to rounding
         np.testing.assert_allclose([q[1], chi[0]], [g**2 * q0, g**2], rtol=1e-11)
@@ -152,14 +153,14 @@ def test_one_layer_against_adaptive_quadrature(g, q0):
 
 @given(g=GAINS, q0=VARIANCES)
 def test_signals_and_slopes_stay_in_their_bounds(g, q0):
-    q, chi = tanh_mean_field(g, q0, 6)
+    q, chi = np.asarray(tanh_mean_field(g, q0, DEPTH))
     assert np.isfinite(q).all()
     assert (q[1:] <= g**2 * np.minimum(q[:-1], 1) * (1 + 1e-12)).all()
     assert (chi <= g**2 * (1 + 1e-12)).all()
     assert (chi >= 0).all()
-    np.testing.assert_allclose(mean_squared_singular_value(g, q0, 6), np.prod(chi), rtol=1e-13)
-    for ensemble, floor in (("orthogonal", 0.0), ("gaussian", 6.0)):
-        assert jacobian_variance(g, 6, ensemble=ensemble, q0=q0) >= floor
+    np.testing.assert_allclose(mean_squared_singular_value(g, q0, DEPTH), np.prod(chi), rtol=1e-13)
+    for ensemble, floor in (("orthogonal", 0.0), ("gaussian", DEPTH)):
+        assert jacobian_variance(g, DEPTH, ensemble=ensemble, q0=q0) >= floor
 
 
 def sample_jacobians(rng, ensemble, g, q0, n, L, draws):
@@ -209,14 +210,14 @@ def test_recursion_and_jacobian_moments_of_wide_networks(ensemble):
 
 
 def test_layers_broadcast_over_gains_and_inputs():
-    g, q0 = jnp.array([[0.8], [1.2]]), jnp.array([0.1, 0.5, 2.0])
-    q, chi = tanh_mean_field(g, q0, 4)
-    assert q.shape == chi.shape == (4, 2, 3)
-    alone = tanh_mean_field(1.2, 2.0, 4)
+    g, q0 = np.array([[0.8], [1.2]]), np.array([0.1, 0.5, 2.0])
+    q, chi = np.asarray(tanh_mean_field(g, q0, DEPTH))
+    assert q.shape == chi.shape == (DEPTH, 2, 3)
+    alone = tanh_mean_field(1.2, 2.0, DEPTH)
     np.testing.assert_allclose([q[:, 1, 2], chi[:, 1, 2]], alone, rtol=1e-13)
-    assert jacobian_variance(g, 4, q0=q0).shape == (2, 3)
+    assert jacobian_variance(g, DEPTH, q0=q0).shape == (2, 3)
     mapped = jax.vmap(jax.jit(lambda g: tanh_fixed_point(g).q))(g[:, 0])
-    np.testing.assert_allclose(mapped, tanh_fixed_point(g).q[:, 0], rtol=1e-13)
+    np.testing.assert_allclose(mapped, [tanh_fixed_point(x).q for x in (0.8, 1.2)], rtol=1e-13)
 
 
 @pytest.mark.parametrize("g", [1.02, 1.3, 2.0, 6.0])
@@ -235,12 +236,12 @@ def test_fixed_point_is_one(g):
     found = tanh_fixed_point(g)
     assert found.converged
     assert (found.q > 0) == (g > CRITICAL_GAIN)
-    q, chi = tanh_mean_field(g, found.q, 2)
+    q, chi = tanh_mean_field(g, float(found.q), DEPTH)
     np.testing.assert_allclose(q[1], q[0], rtol=1e-12)
     # Ordered or critical: chi = g^2 <= 1; chaotic: chi > 1. Up to rounding near g = 1.
     assert chi[0] <= 1 + 1e-13 if g <= CRITICAL_GAIN else chi[0] >= 1 - 1e-13
-    layers = jacobian_variance(g, 7, q0=found.q)
-    np.testing.assert_allclose(jacobian_variance(g, 7), layers, rtol=1e-10, atol=1e-12)
+    layers = jacobian_variance(g, DEPTH, q0=float(found.q))
+    np.testing.assert_allclose(jacobian_variance(g, DEPTH), layers, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("g", "start"), [(0.7, 3.0), (1.4, 1e-3), (1.4, 9.0)])
