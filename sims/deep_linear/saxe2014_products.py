@@ -76,6 +76,7 @@ def predict(config: Config) -> Arrays:
         "depths": depths,
         "singular_value": grid,
         "log_density": 2 * grid[None] ** 2 * density,
+        "thresholds": THRESHOLDS,
         "below": product_spectrum.gaussian_product_cdf(THRESHOLDS[None] ** 2, depths[:, None]),
         "orthogonal": random_products.orthogonal_product_singular_value(
             config.gain, np.arange(1, config.orthogonal_depth + 1)

@@ -29,7 +29,7 @@ NODES = 512
 """Enough for float64: a step of 0.145, hence an error of e^-34."""
 
 # Beyond these values of y lies e^-60 of the mass at alpha = 1 (less elsewhere), and e^-42 of it.
-_LEFT, _RIGHT = 60.0, 14.0
+_LEFT, _RIGHT = 60.0, 12.0
 
 
 def bulk_mass(alpha: ArrayLike) -> Float[Array, "..."]:

@@ -60,7 +60,7 @@ def final_split(
     Source: derived here, for the model of Kleinman, Achille & Soatto 2023, arXiv:2308.12221.
 
     >>> [[round(float(K), 4) for K in final_split(0.02, 0.01, 3.0, D)] for D in (1, 2, 4)]
-    [[1.505, 1.495], [2.0, 1.0], [2.9056, 0.0944]]
+    [[1.505, 1.495], [2.0, 1.0], [2.919, 0.081]]
     """
     require_depth(depth, infinite=True)
     require_strengths(depth, positive=True, Ka=Ka, Kb=Kb)

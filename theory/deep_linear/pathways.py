@@ -80,7 +80,7 @@ def pathway_velocity(
 
 
 def unbalanced_pathway_velocity(
-    p: ArrayLike, S: ArrayLike, depth: int, imbalance: ArrayLike = 1.0, tau: ArrayLike = 1.0
+    p: ArrayLike, S: ArrayLike, depth: Count, imbalance: ArrayLike = 1.0, tau: ArrayLike = 1.0
 ) -> Float[Array, "... pathways"]:
     """Velocity ``dp/dt`` of pathways with one weak layer p and D - 1 strong layers q (large init).
 
