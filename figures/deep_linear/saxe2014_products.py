@@ -8,7 +8,7 @@ from figures import style
 from sims.experiment import Result
 
 SHOWN = (1, 2, 4, 8)  # depths, of those there are
-DECADES = np.linspace(-3, 1, 29)
+DECADES = np.linspace(-3, 1, 49)
 
 
 def draw(result: Result) -> Figure:
@@ -25,17 +25,18 @@ def spectra(ax: Axes, result: Result) -> None:
     """Singular values of Gaussian products against the density at infinite width."""
     predicted, measured = result.predicted, result.measured
     depths = [depth for depth in SHOWN if depth in predicted["depths"]]
+    centres = 10 ** ((DECADES[1:] + DECADES[:-1]) / 2)
     for depth, color in zip(depths, style.ordered_colors(len(depths)), strict=True):
-        draws = np.log10(measured["singular_values"][:, depth - 1])
-        counts = np.array([np.histogram(values, DECADES)[0] for values in draws])
-        density = counts / (draws.shape[1] * np.log(10) * np.diff(DECADES))
-        centres = 10 ** ((DECADES[1:] + DECADES[:-1]) / 2)
-        style.simulation_points(ax, centres, density, color=color)
+        values = measured["singular_values"][:, depth - 1]
+        counts, _ = np.histogram(np.log10(values), DECADES)
+        density = counts / (values.size * np.log(10) * np.diff(DECADES))
+        there = counts > 0
+        style.simulation_points(ax, centres[there], density[there], color=color)
         theory = predicted["log_density"][depth - 1]
         style.theory_line(ax, predicted["singular_value"], theory, f"{depth}", color=color)
     ax.set(xscale="log", xlim=(1e-3, 10), ylim=(0, None))
     ax.set(xlabel=r"singular value $\sigma$", ylabel=r"density of $\ln\sigma$")
-    ax.legend(title="depth $L$", loc="upper left")
+    style.legend(ax, title="depth $L$", loc="upper left")
 
 
 def lost_directions(ax: Axes, result: Result) -> None:
@@ -47,7 +48,7 @@ def lost_directions(ax: Axes, result: Result) -> None:
         fraction = (measured["singular_values"] < thresholds[index]).mean(axis=2)
         style.simulation_points(ax, depths, fraction, color=color)
         style.theory_line(ax, depths, predicted["below"][:, index], label, color=color)
-    ax.set(xlabel="depth $L$", ylabel="fraction of directions", ylim=(0, 1), xticks=depths)
+    ax.set(xlabel="depth $L$", ylabel="fraction of singular values", ylim=(0, 1), xticks=depths)
     ax.legend(loc="upper left")
 
 
@@ -60,8 +61,9 @@ def growth_rates(ax: Axes, result: Result) -> None:
         rates = logs[:, index] / depths[index]
         style.simulation_points(ax, rank, rates, f"$L={depths[index]}$", color=color)
     style.theory_line(ax, rank, predicted["exponents"], color=style.NEUTRAL)
+    label = f"orthogonal, $g={result.config.gain}$"
     isometry = np.log(measured["orthogonal"][:, -1, : len(rank)]) / measured["orthogonal"].shape[1]
-    style.simulation_points(ax, rank, isometry, "orthogonal", color="C1")
+    style.simulation_points(ax, rank, isometry, label, color="C1")
     style.theory_line(ax, rank, np.full(len(rank), predicted["orthogonal_exponent"]), color="C1")
     ax.set(xlabel="rank $i$ of singular value", ylabel=r"$\ln\sigma_i\,/\,L$")
-    style.legend(ax, loc="lower left")
+    ax.legend(loc="lower left")

@@ -63,7 +63,7 @@ def deep_mode_time(
     ``t = (tau / L) integral from u0 to u of dv / (v^(2-2/L) (s - v))``. ``u`` lies between ``u0``
     and ``s``, either side of ``s``; ``u = s`` takes for ever and gives ``inf``. ``u0 > 0`` from
     depth 3 on. At depth 2 a negative mode only ever decays towards 0, at depth 1 any ``u0`` will
-    do. The error is that of moving ``u`` and ``u0`` by a few roundings.
+    do.
     Raises ``ValueError`` for a bad depth, ``s`` or ``tau`` not positive, ``u`` out of reach, NaN.
     Source: Saxe, McClelland & Ganguli 2014, arXiv:1312.6120.
 
@@ -221,14 +221,10 @@ def critical_learning_rate(s_max: ArrayLike, depth: int | np.integer) -> Array:
 
 @functools.partial(jax.jit, static_argnames="depth")
 def _time(u: Array, s: Array, u0: Array, tau: Array, *, depth: Depth) -> Array:
+    u = keep_between(u0, s, u)
     endless = (u == s) | ((u == 0) & (depth == 2))  # takes for ever, unless it is there already
     start, end = jnp.where(endless, s / 2, u0), jnp.where(endless, s / 2, u)
-    if depth <= 2:
-        work = jnp.log1p((end - start) / (s - end))
-        if depth == 2:
-            work = jnp.sign(start) * (work + jnp.log(end / start))
-    else:
-        work = work_between(start, end, s, depth)
+    work = work_between(start, end, s, depth)
     time = tau * work / (_layers(depth) * s ** power(depth))
     return jnp.where(endless & (u != u0), jnp.inf, time)
 

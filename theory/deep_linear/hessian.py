@@ -125,26 +125,53 @@ def _pair_blocks(a, b, e):
     return jnp.concatenate([upper, lower], axis=-2)
 
 
+def hessian_spectrum_trajectory(
+    t: ArrayLike,
+    s: ArrayLike,
+    u0: ArrayLike,
+    imbalance: ArrayLike = 0.0,
+    tau: ArrayLike = 1.0,
+    extra_hidden: Count = 0,
+) -> Float[Array, "... parameters"]:
+    """All Hessian eigenvalues at times t of an aligned two-layer network under gradient flow.
+
+    ``two_layer_hessian_spectrum`` along the exact mode dynamics, ascending at each time. Balanced
+    and small u0: from +-s_i at the saddle to s_i + s_k and zeros at the minimum.
+
+    t: any shape, in units of tau; s, u0: (modes,), imbalance c = a^2 - b^2: scalar or (modes,);
+    ``extra_hidden`` (static) idle hidden units. Returns t.shape + (2 n (n + extra_hidden),).
+
+    Raises ``ValueError`` unless s and u0 are vectors of one length, t >= 0, s > 0, tau > 0,
+    extra_hidden an integer >= 0 and everything is finite.
+
+    >>> spectrum = hessian_spectrum_trajectory(50.0, jnp.array([2.0, 1.0]), jnp.array([1e-6, 1e-6]))
+    >>> [abs(round(float(x), 3)) for x in spectrum]
+    [0.0, 0.0, 0.0, 0.0, 2.0, 3.0, 3.0, 4.0]
+    """
+    _require_trajectory(t, s, u0, imbalance, tau)
+    require_count(extra_hidden=extra_hidden, least=0)
+    return _trajectory(t, s, u0, imbalance, tau, extra_hidden=int(extra_hidden))
+
+
 def sharpness_trajectory(
     t: ArrayLike, s: ArrayLike, u0: ArrayLike, imbalance: ArrayLike = 0.0, tau: ArrayLike = 1.0
 ) -> Float[Array, "..."]:
     """Largest Hessian eigenvalue at times t of an aligned two-layer network under gradient flow.
 
-    Eigenvalues of ``two_layer_hessian_spectrum`` along the exact mode dynamics. Balanced and
+    The top of ``hessian_spectrum_trajectory``, with its arguments and errors. Balanced and
     small u0: from s_1 at the saddle up to 2 s_1 at the minimum (progressive sharpening); with
     a common imbalance c it ends at sqrt(c^2 + 4 s_1^2). Idle hidden units never set it: their
-    eigenvalues +-(s_i - u_i) lie within those of mode i.
-
-    t: any shape, in units of tau; s, u0: (modes,), imbalance c = a^2 - b^2: scalar or (modes,).
-    Returns the shape of t.
-
-    Raises ``ValueError`` unless s and u0 are vectors of one length, t >= 0, s > 0, tau > 0 and
-    everything is finite.
+    eigenvalues +-(s_i - u_i) lie within those of mode i. Returns the shape of t.
 
     >>> s, u0 = jnp.array([2.0, 1.0]), jnp.array([1e-6, 1e-6])
     >>> [round(float(x), 3) for x in sharpness_trajectory(jnp.array([0.0, 50.0]), s, u0)]
     [2.0, 4.0]
     """
+    _require_trajectory(t, s, u0, imbalance, tau)
+    return _trajectory(t, s, u0, imbalance, tau, extra_hidden=0)[..., -1]
+
+
+def _require_trajectory(t, s, u0, imbalance, tau):
     if np.ndim(s) != 1 or np.shape(s) != np.shape(u0):
         raise ValueError(
             f"s and u0 must be vectors of one length, got shapes {np.shape(s)} and {np.shape(u0)}"
@@ -152,16 +179,15 @@ def sharpness_trajectory(
     require_nonnegative(t=t)
     require_positive(s=s, tau=tau)
     require_finite(u0=u0, imbalance=imbalance)
-    return _sharpness(t, s, u0, imbalance, tau)
 
 
-@jax.jit
-def _sharpness(t, s, u0, imbalance, tau):
+@partial(jax.jit, static_argnames="extra_hidden")
+def _trajectory(t, s, u0, imbalance, tau, *, extra_hidden):
     t, s, u0, imbalance, tau = as_floats(jnp.asarray(t)[..., None], s, u0, imbalance, tau)
     u = two_layer_mode_strength(t, s, u0, imbalance, tau)
     a_squared, b_squared = two_layer_mode_weights(u, imbalance)
     a, b = _safe_sqrt(a_squared), jnp.sign(u) * _safe_sqrt(b_squared)
-    return _spectrum(s, a, b, extra_hidden=0)[..., -1]
+    return _spectrum(s, a, b, extra_hidden=extra_hidden)
 
 
 def _safe_sqrt(x):

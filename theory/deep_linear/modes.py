@@ -187,6 +187,7 @@ def _path(t: Array, s: Array, u0: Array, c: Array) -> tuple[Array, Array]:
 @jax.custom_jvp
 @jax.jit
 def _time(u: Array, s: Array, u0: Array, c: Array, tau: Array) -> Array:
+    u = keep_between(u0, s, u)
     endless = _velocity(u, s, c, tau) == 0  # it takes for ever, unless the mode is there already
     start, end = jnp.where(endless, s / 2, u0), jnp.where(endless, s / 2, u)
     rate, rho, growth, pivot = _coefficients(s, start, c)

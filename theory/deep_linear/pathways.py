@@ -126,7 +126,8 @@ def critical_period_curve(
     An early gate decides the race and one after learning (``onset -> inf``) does nothing: the
     window closes, later the deeper the network. A removal has a lasting effect at any age.
     Closed form at depths 1 and 2; beyond, compositions of ``deep_mode_strength`` and
-    ``final_split``. Arguments broadcast; differentiable.
+    ``final_split``, with an error of some ``(S/K0)^(1 - 2/D)`` roundings: that much does the race
+    amplify an early lead. Arguments broadcast; differentiable.
     Raises ``ValueError`` unless 0 < K0 <= S/2, onset and duration are non-negative, and the deficit
     is known.
     Source: derived here, for the model of Kleinman, Achille & Soatto 2023, arXiv:2308.12221.

@@ -83,17 +83,18 @@ def _optimal_time(alpha, signal_var, init_var, noise_var, tau):
     )
     unlearned = signal_var + init_var
     ratio = _signal_to_noise(unlearned, noise_var)
+    fixed = jax.lax.stop_gradient((alpha, ratio))
 
     def halve(_, bracket):
         low, high = bracket
         middle = (low + high) / 2
-        early = _slope(jnp.exp(middle), alpha, ratio) < 0
+        early = _slope(jnp.exp(middle), *fixed) < 0
         return jnp.where(early, middle, low), jnp.where(early, high, middle)
 
-    smallest, largest = marchenko_pastur_edges(alpha)
-    bracket = jnp.log(_mode_time(largest, ratio)), jnp.log(_mode_time(smallest, ratio))
-    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, jax.lax.stop_gradient(bracket))
-    time = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
+    smallest, largest = marchenko_pastur_edges(fixed[0])
+    bracket = jnp.log(_mode_time(largest, fixed[1])), jnp.log(_mode_time(smallest, fixed[1]))
+    low, high = jax.lax.fori_loop(0, BISECTIONS, halve, bracket)
+    time = jnp.exp((low + high) / 2)
     # adds zero, but carries the derivative of the root
     slope, bend = jax.jvp(lambda t: _slope(t, alpha, ratio), (time,), (jnp.ones_like(time),))
     time = time - (slope - jax.lax.stop_gradient(slope)) / jax.lax.stop_gradient(bend)

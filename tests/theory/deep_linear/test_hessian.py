@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.integrate import solve_ivp
 
 from theory.deep_linear.hessian import (
+    hessian_spectrum_trajectory,
     minimum_hessian_eigenvalues,
     sharpness_trajectory,
     two_layer_hessian_spectrum,
@@ -156,7 +157,7 @@ def test_batches_and_derivatives():
 
 
 @pytest.mark.parametrize("imbalance", [0.0, 0.8, -0.8])
-def test_sharpness_trajectory_against_a_trained_network(imbalance, network_spectrum):
+def test_trajectories_against_a_trained_network(imbalance, network_spectrum):
     """Mode weights by numerical integration of gradient flow, Hessian by autodiff."""
     s, u0 = np.array([2.0, 1.2, 0.5]), np.array([0.01, 0.02, 0.01])
     r = np.sqrt(imbalance**2 + 4 * u0**2)
@@ -168,9 +169,11 @@ def test_sharpness_trajectory_against_a_trained_network(imbalance, network_spect
 
     t = np.array([0.0, 0.5, 1.5, 4.0, 30.0])
     path = solve_ivp(flow, (0, 30), start, t_eval=t, method="DOP853", rtol=1e-12, atol=1e-14).y.T
-    expected = [float(network_spectrum(s, w[:N], w[N:])[-1]) for w in path]
+    expected = np.array([network_spectrum(s, w[:N], w[N:]) for w in path])
     found = sharpness_trajectory(t, s, u0, imbalance)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found, expected[:, -1], rtol=1e-9)
+    whole = hessian_spectrum_trajectory(t, s, u0, imbalance, extra_hidden=2)
+    np.testing.assert_allclose(whole, expected, atol=1e-9 * expected.max())
     np.testing.assert_allclose(found[-1], np.sqrt(imbalance**2 + 4 * s[0] ** 2), rtol=1e-9)
     slower = sharpness_trajectory(2.0 * t, s, u0, imbalance, tau=2.0)
     np.testing.assert_allclose(slower, found, rtol=1e-12)
@@ -213,6 +216,11 @@ def test_sharpness_keeps_the_shape_of_time_and_has_derivatives():
         (lambda s: two_layer_hessian_spectrum(s, s, np.nan * s), "b must be finite"),
         (lambda s: sharpness_trajectory(1.0, s, s[:2]), "s and u0 must be vectors of one length"),
         (lambda s: sharpness_trajectory(-1.0, s, s), "t must be non-negative"),
+        (lambda s: hessian_spectrum_trajectory(-1.0, s, s), "t must be non-negative"),
+        (
+            lambda s: hessian_spectrum_trajectory(1.0, s, s, extra_hidden=-1),
+            "extra_hidden must be an integer >= 0",
+        ),
         (lambda s: sharpness_trajectory(1.0, -s, s), "s must be positive"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.special import ive
+from scipy.special import ive, loggamma
 
 from theory.deep_linear.marchenko_pastur import (
     NODES,
@@ -17,7 +17,9 @@ from theory.deep_linear.marchenko_pastur import (
 )
 
 # Generic alphas, and those whose lower edge nearly or exactly touches zero.
-NEAR_ONE = st.builds(lambda k, sign: 1 + sign * 10.0**-k, st.floats(0.5, 17), st.sampled_from((-1, 1)))
+NEAR_ONE = st.builds(
+    lambda k, sign: 1 + sign * 10.0**-k, st.floats(0.5, 17), st.sampled_from((-1, 1))
+)
 ALPHAS = st.floats(-6, 6).map(lambda x: 10.0**x) | NEAR_ONE | st.just(1.0)
 
 
@@ -26,7 +28,7 @@ def adaptive(f, alpha):
     lower, upper = (np.sqrt(alpha) - 1) ** 2, (np.sqrt(alpha) + 1) ** 2
     touching = alpha == 1  # there sqrt(lam) / lam is the weight
     value, _ = quad(
-        lambda lam: f(lam) / (2 * np.pi * (1 if touching else lam)),
+        lambda lam: f(max(lam, 1e-300)) / (2 * np.pi * (1 if touching else lam)),
         lower,
         upper,
         weight="alg",
@@ -64,7 +66,7 @@ def test_resolvent(alpha, log_gamma):
     m = np.sum(weight / (lam + gamma)) + max(0, 1 - alpha) / gamma
     # with q = gamma m in (0, 1): q^2 + (gamma + alpha - 1) q = gamma, relative to its largest term
     q = gamma * m
-    terms = np.array([q**2, (gamma + alpha - 1) * q, -gamma])
+    terms = np.array([q**2, (gamma + (alpha - 1)) * q, -gamma])
     assert abs(terms.sum()) <= 1e-12 * np.abs(terms).max()
 
 
@@ -72,9 +74,7 @@ def test_resolvent(alpha, log_gamma):
 def test_inverse_eigenvalue(alpha):
     """<1/lam> = 1/|alpha - 1| per non-zero eigenvalue: 1e15 where the edge is 1e-15 from zero."""
     lam, weight = marchenko_pastur_nodes(alpha)
-    np.testing.assert_allclose(
-        np.sum(weight / lam), min(1, alpha) / abs(alpha - 1), rtol=1e-12
-    )
+    np.testing.assert_allclose(np.sum(weight / lam), min(1, alpha) / abs(alpha - 1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 0.99, 1.0, 1.01, 2.0, 30.0])
@@ -93,13 +93,15 @@ def test_against_adaptive_integration(alpha, t):
         )
 
 
-@pytest.mark.parametrize("alpha", [1.0, 1 - 1e-15, 1 + 1e-15])
-def test_touching_edge_at_any_time(alpha):
-    """Against Bessel functions. An edge at (1e-15/2)^2 is felt when t is about 1e30."""
+@pytest.mark.parametrize("distance", [0, -1e-15, 1e-15])
+def test_touching_edge_at_any_time(distance):
+    """Against Bessel functions. A distance from alpha = 1 takes half of it from every average."""
+    alpha = 1 + distance
     lam, weight = (np.asarray(x) for x in marchenko_pastur_nodes(alpha))
     t = np.logspace(-3, 24, 28)
     left = np.exp(-lam * t[:, None])
-    np.testing.assert_allclose(np.sum(weight * left, axis=1), bessel(t), rtol=1e-11)
+    atol = abs(distance)
+    np.testing.assert_allclose(np.sum(weight * left, axis=1), bessel(t), rtol=1e-11, atol=atol)
     # d/dt of the noise term is 2 [m(t) - m(2t)], m the average above
     slope = np.sum(weight * 2 * left * -np.expm1(-lam * t[:, None]), axis=1)
     exact = 2 * (bessel(t) - bessel(2 * t))
@@ -108,19 +110,23 @@ def test_touching_edge_at_any_time(alpha):
 
 @pytest.mark.parametrize("n", [90, 120, 180])
 def test_error_is_bounded_uniformly_in_time_and_alpha(n):
-    """The error bound e^(-pi^2 / (2 step)) of the module's head, up to a factor of order one."""
-    bound = np.exp(-(np.pi**2) / 2 * (n - 1) / 74)
-    t = np.logspace(-3, 12, 31)[:, None]
+    """The aliasing error of the trapezoidal rule is a known Fourier transform at late times.
+
+    There e^(-lam t) rho leaves e^(k y - c t e^(2y)), k = 3, or 1 if the edge touches zero: the
+    relative error is 2 |Gamma(k/2 + i pi/step) / Gamma(k/2)|, of order e^(-pi^2/(2 step)) / step.
+    """
+    step = 72 / (n - 1)
+    bound = 2 * np.exp(np.real(loggamma(1.5 + 1j * np.pi / step)) - loggamma(1.5))
+    t = np.logspace(-3, 12, 61)[:, None]
+    worst = 0.0
     for alpha in (0.5, 0.999, 1.0, 1 + 1e-6, 3.0):
+        lower = float(marchenko_pastur_edges(alpha)[0])
         coarse, fine = (
-            np.sum(np.asarray(w) * np.exp(-(np.asarray(lam) - lower) * t), axis=1)
-            for (lam, w), lower in zip(
-                (marchenko_pastur_nodes(alpha, n), marchenko_pastur_nodes(alpha, NODES)),
-                2 * [float(marchenko_pastur_edges(alpha)[0])],
-                strict=True,
-            )
+            np.sum(np.asarray(weight) * np.exp(-(np.asarray(lam) - lower) * t), axis=1)
+            for lam, weight in (marchenko_pastur_nodes(alpha, k) for k in (n, NODES))
         )
-        assert (np.abs(coarse / fine - 1) < 10 * bound).all()
+        worst = max(worst, np.abs(coarse / fine - 1).max())
+    assert 0.5 * bound < worst < 1.1 * bound
 
 
 def test_density_of_nodes_is_the_density():
@@ -142,7 +148,7 @@ def test_any_shape_and_jit():
     alpha = jnp.array([[0.5], [1.0], [2.0]])
     lam, weight = jax.jit(marchenko_pastur_nodes, static_argnums=1)(alpha, 64)
     assert lam.shape == weight.shape == (3, 1, 64)
-    assert (jnp.diff(lam) > 0).all()
+    assert (jnp.diff(lam) >= 0).all()
     np.testing.assert_allclose(lam[2, 0], marchenko_pastur_nodes(2.0, 64)[0], rtol=1e-14)
 
 

@@ -1,6 +1,7 @@
 """Random products and tanh networks at initialisation, against sampling, quadrature and limits."""
 
 import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +150,21 @@ def test_one_layer_against_adaptive_quadrature(g, q0):
         return
     np.testing.assert_allclose(q[1], g**2 * gaussian_quad(lambda x: np.tanh(x) ** 2, q0), 1e-10)
     np.testing.assert_allclose(chi[0], g**2 * gaussian_quad(lambda x: np.cosh(x) ** -4, q0), 1e-10)
+
+
+@pytest.mark.parametrize("q0", [1e-5, 1e-4, 1e-3])
+def test_weak_signals_to_the_last_digit(q0):
+    """int Dz tanh^2(sqrt(q) z) = sum_n t_n (2n-1)!! q^n, t_n from tanh' = 1 - tanh^2, exactly."""
+    tanh = {1: Fraction(1)}
+    for order in range(3, 20, 2):
+        square = sum(tanh[i] * tanh[order - 1 - i] for i in range(1, order - 1, 2))
+        tanh[order] = -square / order
+    expected = 0.0
+    for n in range(8, 0, -1):
+        t = -(2 * n + 1) * tanh[2 * n + 1]
+        expected += float(t) * math.prod(range(1, 2 * n, 2)) * q0**n
+    # A few roundings; the first neglected term is below 1e-16 even for q0 = 1e-3.
+    np.testing.assert_allclose(tanh_mean_field(1.0, q0, DEPTH).q[1], expected, rtol=2e-15)
 
 
 @given(g=GAINS, q0=VARIANCES)

@@ -1,0 +1,171 @@
+"""Linear students of noisy teachers: random data sets, and gradient descent on each of them.
+
+A teacher ``y = wbar . x + eps`` labels P = alpha N examples with N inputs,
+
+    x_i ~ N(0, 1/N), wbar_i ~ N(0, signal_var), eps ~ N(0, noise_var), w_i(0) ~ N(0, init_var),
+
+and a student descends the gradient of 1/2 |y - X w|^2, summed over examples: t = eta * steps. The
+outputs of a linear network learn independently of one another, so that one network of many outputs
+is many students on the same inputs: here ``teachers`` of every setting, a setting being one triple
+(signal_var, init_var, noise_var). Errors are mean squared errors, without the loss's factor 1/2;
+E_g, over fresh noisy examples, is evaluated exactly from the weights.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynamics import models
+from dynamics.losses import half_squared_error
+from dynamics.recording import record_schedule
+from sims.processes import training_process
+from sims.sweep import Process
+from theory.deep_linear.marchenko_pastur import marchenko_pastur_edges
+
+RECORDS = 81
+
+
+@dataclass(frozen=True)
+class Students:
+    """Sizes of a simulation; ``relative_step`` is eta times the largest eigenvalue of X^T X."""
+
+    inputs: int = 48
+    data_sets: int = 32
+    teachers: int = 8
+    relative_step: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.data_sets < 2:
+            raise ValueError(f"data_sets must be at least 2, got {self.data_sets}")
+        if self.teachers < 1:
+            raise ValueError(f"teachers must be at least 1, got {self.teachers}")
+        if not 0 < self.relative_step < 1:
+            raise ValueError(f"relative_step must be between 0 and 1, got {self.relative_step}")
+
+    def examples(self, alpha: float) -> int:
+        """P = alpha N. Raises ``ValueError`` where that is not a whole number."""
+        count = Fraction(alpha) * self.inputs
+        if count < 1 or count.denominator != 1:
+            raise ValueError(
+                f"alpha * inputs must be a whole number of examples, got {alpha} * {self.inputs}"
+            )
+        return int(count)
+
+    def learning_rate(self, alpha: float) -> float:
+        """The eta at which the fastest mode's error shrinks by ``relative_step`` a step."""
+        return self.relative_step / float(marchenko_pastur_edges(alpha)[1])
+
+    def schedule(self, alpha: float, horizon: float) -> np.ndarray:
+        """Steps at which errors are recorded, up to the time ``horizon``."""
+        steps = int(np.ceil(horizon / self.learning_rate(alpha)))
+        return record_schedule(max(steps, RECORDS), RECORDS, spacing="log")
+
+    def times(self, alpha: float, horizon: float) -> np.ndarray:
+        """The times of ``schedule``."""
+        return self.schedule(alpha, horizon) * self.learning_rate(alpha)
+
+    def speed_up(self, t: Any) -> Any:
+        """By when gradient flow has moved any mode at least as far as gradient descent at t.
+
+        A step of size eta shrinks the error of a mode by 1 - x, x = eta lam <= relative_step,
+        where flow takes the time -ln(1 - x) / lam.
+        """
+        return -np.log1p(-self.relative_step) / self.relative_step * t
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+    """NumPy's random numbers, seeded by a key: data of many shapes without compiling for each."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def sample(key: jax.Array, config: Students, alpha: float, variances: np.ndarray) -> dict[str, Any]:
+    """Members of a sweep: one data set each, with all its teachers and students.
+
+    variances: (settings, 3), columns signal_var, init_var, noise_var. Returns data (x, y) of
+    shapes (data sets, examples, inputs) and (data sets, examples, outputs), teachers and initial
+    weights of shape (data sets, outputs, inputs), the outputs being settings x teachers.
+    """
+    sets, examples, inputs = config.data_sets, config.examples(alpha), config.inputs
+    signal, init, noise = np.repeat(np.sqrt(variances), config.teachers, axis=0).T[:, None, :]
+    outputs, normal = signal.size, generator(key).standard_normal
+    x = normal((sets, examples, inputs)) / np.sqrt(inputs)
+    teacher = signal * normal((sets, inputs, outputs))
+    y = x @ teacher + noise * normal((sets, examples, outputs))
+    start = init * normal((sets, inputs, outputs))
+    cases = {"data": (x, y), "teacher": teacher.swapaxes(1, 2), "start": start.swapaxes(1, 2)}
+    return jax.tree.map(lambda array: jnp.asarray(array, float), cases) | {
+        "key": jnp.broadcast_to(key, sets),
+        "learning_rate": jnp.full(sets, config.learning_rate(alpha)),
+        "noise_var": jnp.tile(jnp.asarray(variances[:, 2], float), (sets, 1)),
+    }
+
+
+def generalization(weights: Any, case: dict[str, Any]) -> Any:
+    """E_g of every setting, (..., settings), of weights (..., outputs, inputs); over teachers."""
+    excess = ((weights - case["teacher"]) ** 2).mean(axis=-1)
+    settings = case["noise_var"].shape
+    return excess.reshape(*settings, -1).mean(axis=-1) + case["noise_var"]
+
+
+def student(config: Students, settings: int) -> Process:
+    """A network trained on a data set of its own, ``generalization`` and ``training`` observed."""
+    model = models.deep_linear((config.inputs, settings * config.teachers))
+
+    def observe(params, case):
+        x, y = case["data"]
+        residual = ((y - model.apply(params, x)) ** 2).mean(axis=0)
+        return {
+            "generalization": generalization(params[0], case),
+            "training": residual.reshape(settings, -1).mean(axis=1),
+        }
+
+    def init(case, _):
+        return (case["start"],)
+
+    trained = training_process(init, half_squared_error(model.apply, examples="sum"), observe)
+    return Process(
+        trained.init,
+        lambda k, state, case, _: trained.step(k, state, case, case),
+        lambda state, case, _: trained.observe(state, case, case),
+    )
+
+
+def step_error(
+    error: Callable[..., Any], config: Students, t: Any, alpha: float, variances: np.ndarray
+) -> np.ndarray:
+    """Bound on how far finite steps move ``error(t, alpha, signal_var, init_var, noise_var)``.
+
+    Unlearned signal only falls and fitted noise only rises (or falls) with time, in every mode,
+    and each mode is ahead of gradient flow by at most ``speed_up``. Shape (times, settings).
+    """
+    early, late = t[:, None], config.speed_up(t)[:, None]
+    total = np.zeros((len(t), len(variances)))
+    for part in ([1, 1, 0], [0, 0, 1]):
+        signal, init, noise = (variances * part).T[:, None, :]
+        moved = error(late, alpha, signal, init, noise) - error(early, alpha, signal, init, noise)
+        total += np.abs(np.asarray(moved))
+    return total
+
+
+def standard_error(samples: Any) -> np.ndarray:
+    """Of the mean over the leading axis."""
+    samples = np.asarray(samples)
+    return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+def jackknife(statistic: Callable[[np.ndarray], Any], samples: Any) -> np.ndarray:
+    """Standard error of ``statistic(mean of samples over the leading axis)``.
+
+    >>> samples = np.array([1.0, 2.0, 6.0])
+    >>> bool(np.isclose(jackknife(np.negative, samples), standard_error(samples)))
+    True
+    """
+    samples = np.asarray(samples, float)
+    n = len(samples)
+    without = np.array([statistic(mean) for mean in (samples.sum(axis=0) - samples) / (n - 1)])
+    return np.sqrt((n - 1) * without.var(axis=0))
