@@ -26,5 +26,6 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --no-deps -r requirements.lock -e .
 	touch $@
 
+# Removes the environment; results are removed by `ldyn clean`.
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) build *.egg-info

@@ -15,8 +15,9 @@ def half_squared_error(
 
         "mean":  (1/n) sum_i 1/2 |f(x_i) - y_i|^2        "sum":  sum_i 1/2 |f(x_i) - y_i|^2
 
-    x has shape (n, n_in), y (n, n_out). There is no default: the choice multiplies every learning
-    rate by n. Raises ``ValueError`` for another word.
+    x has shape (n, n_in), y that of the outputs, (n, n_out). There is no default: the choice
+    multiplies every learning rate by n. Raises ``ValueError`` for another word, and when the loss
+    meets targets of another shape.
 
     >>> loss = half_squared_error(lambda w, x: w * x, examples="sum")
     >>> float(loss(2.0, (jnp.ones((3, 1)), jnp.zeros((3, 1)))))
@@ -27,7 +28,10 @@ def half_squared_error(
 
     def loss(params: PyTree[Any], data: tuple[ArrayLike, ArrayLike]) -> Array:
         x, y = (jnp.asarray(array) for array in data)
-        total = 0.5 * jnp.sum((apply(params, x) - y) ** 2)
+        outputs = apply(params, x)
+        if outputs.shape != y.shape:  # (n, 1) and (n,) would broadcast to (n, n)
+            raise ValueError(f"y must have the outputs' shape {outputs.shape}, got {y.shape}")
+        total = 0.5 * jnp.sum((outputs - y) ** 2)
         return total / x.shape[0] if examples == "mean" else total
 
     return loss

@@ -4,6 +4,7 @@ Tables and JSON go to stdout, progress and notes to stderr.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -111,7 +112,8 @@ def clean(arguments: argparse.Namespace) -> int:
     names = None if "all" in chosen else [experiment.name for experiment in _select(chosen)]
     store = Store(_root(arguments))
     what = "everything" if names is None else ", ".join(names)
-    if not arguments.yes and not _agreed(f"Remove {what} stored in {_root(arguments)}?"):
+    also = ", and what was set aside as damaged" if arguments.quarantine else ""
+    if not arguments.yes and not _agreed(f"Remove {what} stored in {_root(arguments)}{also}?"):
         return 0
     removed = store.clean(names, quarantine=arguments.quarantine)
     if arguments.json:
@@ -124,9 +126,9 @@ def clean(arguments: argparse.Namespace) -> int:
 
 
 def _agreed(question: str) -> bool:
-    """Ask, if there is someone at a terminal to answer."""
+    """Ask whoever is at the terminal; ValueError if nobody is."""
     if not sys.stdin.isatty():
-        return True
+        raise ValueError("clean asks before it removes anything; without a terminal, say --yes")
     print(question, "[y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -151,11 +153,17 @@ def _select(names: Iterable[str]) -> list[Experiment]:
     return [listed for listed in catalogue.EXPERIMENTS if listed.name in chosen]
 
 
-def _configured(experiment: Experiment, arguments: argparse.Namespace) -> Any:
-    """The preset with what the command line changes; ValueError names the experiment."""
+def _configured(experiment: Experiment, arguments: argparse.Namespace, *, several: bool) -> Any:
+    """The preset with what the command line changes; ValueError names the experiment.
+
+    Of several experiments, ``--seeds`` changes those that have such a field.
+    """
     texts = dict(arguments.set)
-    if arguments.seeds is not None:
+    has_seeds = any(field.name == "seeds" for field in dataclasses.fields(experiment.quick))
+    if arguments.seeds is not None and (has_seeds or not several):
         texts["seeds"] = str(arguments.seeds)
+    elif arguments.seeds is not None:
+        print(f"ldyn: {experiment.name} has no field 'seeds': left as it is", file=sys.stderr)
     preset = experiment.full if arguments.full else experiment.quick
     with _named(experiment):
         return config.override(preset, texts)
@@ -172,7 +180,9 @@ def _named(experiment: Experiment) -> Iterator[None]:
 
 def _compute(arguments: argparse.Namespace) -> list[Outcome]:
     """Run what is not stored, one after the other, after all configs have proved valid."""
-    plans = [(chosen, _configured(chosen, arguments)) for chosen in _select(arguments.names)]
+    selected = _select(arguments.names)
+    several = len(selected) > 1
+    plans = [(chosen, _configured(chosen, arguments, several=several)) for chosen in selected]
     from sims import runner  # JAX, last: a mistyped name is answered at once
 
     store, outcomes = Store(_root(arguments)), []

@@ -4,6 +4,8 @@ Inputs ``x`` have shape (examples, n_in), targets ``y`` (examples, n_out); corre
 over the examples, ``sigma_xx = x^T x / P`` and ``sigma_yx = y^T x / P``.
 """
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,15 +54,15 @@ def load(name: str, examples: int = 0) -> Dataset:
 def _read(path: str) -> tuple[np.ndarray, np.ndarray]:
     if Path(path).suffix != ".npz":
         raise ValueError(f'data must be "digits" or the path of an .npz file, got {path!r}')
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"data must be an existing and whole .npz file, got {path!r}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["x"], arrays["y"]
-    except FileNotFoundError:
-        raise ValueError(f"data must be an existing .npz file, got {path!r}") from None
     except KeyError as missing:
         raise ValueError(f"data must hold arrays named x and y, {path!r}: {missing}") from None
-    except (ValueError, OSError, EOFError) as fault:
-        raise ValueError(f"data must be a readable .npz file, {path!r}: {fault}") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
+        raise ValueError(f"data must hold undamaged arrays of numbers, {path!r}: {fault}") from None
 
 
 def _checked(name: str, x: np.ndarray, y: np.ndarray) -> Dataset:
@@ -91,6 +93,8 @@ def whiten(data: Dataset, *, rank_tolerance: float = 1e-8) -> Dataset:
     pixels have none), so n_in may shrink. Center first if the mean should not count as variance.
     """
     _, singular_values, directions = np.linalg.svd(data.x, full_matrices=False)
+    if not singular_values[0] > 0:
+        raise ValueError("x must vary between examples to be whitened, got all zeros")
     kept = singular_values**2 > rank_tolerance * singular_values[0] ** 2
     scale = np.sqrt(len(data.x)) / singular_values[kept]
     return Dataset(data.x @ directions[kept].T * scale, data.y)

@@ -3,13 +3,12 @@
 Claims are judged anew from the arrays each time, so a stored result never carries an old verdict.
 """
 
+import contextlib
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from sims.checkpoint import Checkpointing
 from sims.experiment import Experiment, Result, accepts_sweep, judge_all
 from sims.provenance import cache_key, environment
 from sims.store import Store, plain
-from sims.sweep import Progress, sweep
+from sims.sweep import Progress, SweepResult, sweep
 
 
 class Stored(NamedTuple):
@@ -46,7 +45,8 @@ def run(
 ) -> Result:
     """The result of ``experiment`` at ``config`` and ``seed``, computed once and then remembered.
 
-    ``simulate`` gets ``jax.random.key(seed)`` and, if it has a parameter ``sweep``, a sweep that
+    ``provenance`` holds versions, seed, wall time of the session that finished the run, and
+    ``diverged_at`` per sweep and member. ``simulate`` gets ``jax.random.key(seed)`` and, if it has a parameter ``sweep``, a sweep that
     writes checkpoints (every so many seconds), shows ``progress`` and runs ``chunk`` steps at a
     time; a run that was killed goes on from its last checkpoint. ``force`` computes again from
     the start. In a run of several processes the first one reads and writes the store.
@@ -72,7 +72,7 @@ def run(
         checkpoint = Checkpointing(store.partial(experiment.name, key), checkpoint_every)
         if force:
             _forget(checkpoint)
-        bound = partial(sweep, checkpoint=checkpoint, progress=progress, chunk=chunk)
+        bound = Sweeps(checkpoint=checkpoint, progress=progress, chunk=chunk)
         found = _compute(experiment, config, seed, bound, key=key, backend=backend)
         _keep(store, experiment, config, found)
         _forget(checkpoint)
@@ -81,11 +81,34 @@ def run(
     return Result(experiment.name, config, found.predicted, found.measured, verdicts, provenance)
 
 
+class Sweeps:
+    """The ``sweep`` that ``simulate`` gets: bound to the run's checkpoints, and keeping a record.
+
+    ``diverged`` maps the name of a sweep to the step at which each of its members diverged, for
+    those that did.
+    """
+
+    def __init__(self, **bound: Any) -> None:
+        self._bound = bound
+        self._names: set[str] = set()
+        self.diverged: dict[str, dict[str, int]] = {}
+
+    def __call__(self, name: str, *arguments: Any, **options: Any) -> SweepResult:
+        if name in self._names:  # the second would find the first one's finished checkpoint
+            raise ValueError(f"name must differ between the sweeps of one run, got {name!r} twice")
+        self._names.add(name)
+        result = sweep(name, *arguments, **{**self._bound, **options})
+        steps = {str(i): int(step) for i, step in enumerate(result.diverged_at) if step >= 0}
+        if steps:
+            self.diverged[name] = steps
+        return result
+
+
 def _compute(
-    experiment: Experiment, config: Any, seed: int, bound_sweep: Any, *, key: str, backend: Backend
+    experiment: Experiment, config: Any, seed: int, sweeps: Sweeps, *, key: str, backend: Backend
 ) -> Stored:
     began = time.monotonic()
-    more = {"sweep": bound_sweep} if accepts_sweep(experiment.simulate) else {}
+    more = {"sweep": sweeps} if accepts_sweep(experiment.simulate) else {}
     predicted = _arrays(f"predict of {experiment.name}", experiment.predict(config))
     simulated = experiment.simulate(config, jax.random.key(seed), **more)
     measured = _arrays(f"simulate of {experiment.name}", simulated)
@@ -94,6 +117,7 @@ def _compute(
         "seed": seed,
         "computed": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": time.monotonic() - began,
+        "diverged_at": sweeps.diverged,
         "environment": environment(),
         "backend": {"sound": backend.sound, "failures": backend.failures},
         "unsound_allowed": not backend.sound,
@@ -128,18 +152,26 @@ def _recall(store: Store, name: str, key: str, allow_unsound: bool) -> Stored | 
 def _keep(store: Store, experiment: Experiment, config: Any, found: Stored) -> None:
     if jax.process_index() != 0:
         return
+    try:
+        verdicts: Any = judge_all(experiment, found.predicted, found.measured)
+    except Exception as error:  # a claim at fault must not cost a finished run; ``run`` judges anew
+        verdicts = f"could not be judged: {error}"
     record = {
         "config": dataclasses.asdict(config),
         "source": str(experiment.source),
         "provenance": found.provenance,
-        "verdicts": judge_all(experiment, found.predicted, found.measured),
+        "verdicts": verdicts,
     }
     store.save(experiment.name, found.provenance["key"], _joined(found), record)
 
 
 def _forget(checkpoint: Checkpointing) -> None:
-    if jax.process_index() == 0:
-        shutil.rmtree(checkpoint.directory, ignore_errors=True)
+    """Remove a run's checkpoints; what was set aside as damaged stays until ``ldyn clean``."""
+    if jax.process_index() == 0 and checkpoint.directory.is_dir():
+        for path in checkpoint.directory.glob("*.checkpoint"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            checkpoint.directory.rmdir()
 
 
 def _joined(found: Stored) -> dict[str, np.ndarray]:

@@ -100,18 +100,12 @@ class Store:
             arrays = atomic.load_arrays(self._archive(name, key, digest), digest)
             return Entry(name, key, arrays, body)
         except (FileNotFoundError, NotADirectoryError):
-            if any(self._files(name, key)):
-                self._set_aside(name, key, "its sidecar is missing")
+            if sidecar.exists():
+                self._set_aside(name, key, "its archive is missing")
+            # an archive alone is a write that has not finished, perhaps of another process
         except (OSError, ValueError) as error:
             self._set_aside(name, key, str(error))
         return None
-
-    def latest(self, name: str) -> Entry | None:
-        """The run of this experiment stored last that is intact, or None."""
-        sidecars = [path for path in self._folder(name).glob("*.json") if OURS.fullmatch(path.name)]
-        newest_first = sorted(sidecars, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        entries = (self.load(name, path.stem) for path in newest_first)
-        return next((entry for entry in entries if entry is not None), None)
 
     def partial(self, name: str, key: str) -> Path:
         """Where an unfinished run keeps its checkpoints; not created here."""
@@ -127,12 +121,15 @@ class Store:
         """Remove the runs, checkpoints and stray temporary files of these experiments, or of all.
 
         Only files that this store names are removed, links are left alone, and what was set aside
-        stays unless ``quarantine``. Raises ``ValueError`` for a name that is not a folder of the
+        of these experiments stays unless ``quarantine``. Raises ``ValueError`` for a name that is not a folder of the
         store and ``StorageError`` if something cannot be removed.
         """
+        names = None if names is None else list(names)
         paths = list(self._removable(names))
         if quarantine and self._quarantine.is_dir() and not self._quarantine.is_symlink():
-            paths += sorted(self._quarantine.iterdir())
+            chosen = None if names is None else tuple(f"{name}-" for name in names)
+            aside = sorted(self._quarantine.iterdir())
+            paths += [path for path in aside if chosen is None or path.name.startswith(chosen)]
         size = sum(map(_size, paths))
         for path in paths:
             _remove(path)

@@ -50,12 +50,12 @@ def initial_weights(ax: Axes, result: Result) -> None:
     variances = result.predicted["init_vars"]
     for index, color in enumerate(style.ordered_colors(len(variances))):
         curve(ax, result, "generalization", FEWER, index, f"{variances[index]:g}", color)
-        limit = result.predicted["frozen"][index] + result.predicted["noise_var"]
-        ax.axhline(limit, color=style.darker(color), linestyle=":", linewidth=0.8)
-    ax.plot([], [], color=style.NEUTRAL, linestyle=":", label="frozen error and noise")
+        frozen = result.predicted["frozen"][index]
+        ax.axhline(frozen, color=style.darker(color), linestyle=":", linewidth=0.8)
+    ax.plot([], [], color=style.NEUTRAL, linestyle=":", linewidth=0.8, label="frozen part")
     ax.set(xlabel=TIME, ylabel=rf"generalization error $E_g$ at $\alpha={ALPHAS[FEWER]:g}$")
-    ax.set(ylim=(0, None))
-    ax.legend(title=r"initial variance $\sigma_0^2$", loc="upper right")
+    ax.set(ylim=(0, 1.25 * ax.get_ylim()[1]))
+    ax.legend(title=r"initial variance $\sigma_0^2$", loc="upper right", ncols=2)
 
 
 def curve(

@@ -135,6 +135,22 @@ def student(config: Students, settings: int) -> Process:
     )
 
 
+def solve_ridge(case: dict[str, Any], penalties: Any) -> jax.Array:
+    """E_g (data sets, settings) of the least 1/2 |y - X w|^2 + gamma/2 |w|^2, gamma by setting.
+
+    Where gamma = 0 the solution of least norm, at which training from zero ends.
+    """
+    x, y = case["data"]
+    transposed = x.swapaxes(1, 2)
+    eigenvalues, modes = jnp.linalg.eigh(transposed @ x)
+    overlap = modes.swapaxes(1, 2) @ (transposed @ y)
+    gamma = jnp.repeat(jnp.asarray(penalties, x.dtype), y.shape[2] // len(penalties))
+    rounding = x.shape[2] * jnp.finfo(x.dtype).eps * eigenvalues[:, -1:, None]
+    spectrum = eigenvalues[:, :, None] + gamma[None, None, :]
+    learned = jnp.where(spectrum > rounding, overlap / jnp.maximum(spectrum, rounding), 0)
+    return generalization((modes @ learned).swapaxes(1, 2), case)
+
+
 def step_error(
     error: Callable[..., Any], config: Students, t: Any, alpha: float, variances: np.ndarray
 ) -> np.ndarray:
@@ -150,6 +166,21 @@ def step_error(
         moved = error(late, alpha, signal, init, noise) - error(early, alpha, signal, init, noise)
         total += np.abs(np.asarray(moved))
     return total
+
+
+def finite_size_errors(key: jax.Array, sizes: Any, count: int, groups: int = 20) -> np.ndarray:
+    """Final E_g over noise_var with ``sizes`` inputs and twice the examples, (groups, sizes).
+
+    The average over noise is exact, 1 + tr (X^T X)^{-1} / N. A mean in the last column is over
+    ``count`` data sets, and in the others over such that all columns take as many numbers.
+    """
+    found, normal = [], generator(key).standard_normal
+    for size in sizes:
+        x = normal((groups * count * (sizes[-1] // size) ** 2, 2 * size, size))
+        inverse = np.linalg.inv(x.transpose(0, 2, 1) @ x)  # of N X^T X
+        errors = 1 + np.trace(inverse, axis1=1, axis2=2)
+        found.append(errors.reshape(groups, -1).mean(axis=1))
+    return np.stack(found, axis=1)
 
 
 def standard_error(samples: Any) -> np.ndarray:
@@ -169,3 +200,14 @@ def jackknife(statistic: Callable[[np.ndarray], Any], samples: Any) -> np.ndarra
     n = len(samples)
     without = np.array([statistic(mean) for mean in (samples.sum(axis=0) - samples) / (n - 1)])
     return np.sqrt((n - 1) * without.var(axis=0))
+
+
+def lowest(x: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """Where the curves (x, ...) are lowest, and how low: parabolas in ln x through three points."""
+    best = np.clip(curves.argmin(axis=0), 1, len(x) - 2)
+    at = best + np.arange(-1, 2).reshape(-1, *[1] * best.ndim)
+    (u0, u1, u2), (y0, y1, y2) = np.log(x)[at], np.take_along_axis(curves, at, axis=0)
+    left, right = (y1 - y0) / (u1 - u0), (y2 - y1) / (u2 - u1)
+    bend = (right - left) / (u2 - u0)
+    where = (u0 + u1) / 2 - left / (2 * bend)
+    return np.stack([np.exp(where), y0 + (where - u0) * (left + bend * (where - u1))])

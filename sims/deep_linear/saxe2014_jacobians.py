@@ -100,7 +100,7 @@ def jacobian_path(config: Config, draw: Initializer, key: jax.Array) -> dict[str
     def layer(state, index):
         w = draw(jax.random.fold_in(weights, index), (config.n, config.n))
         x, jacobian = state
-        return jax.vmap(partial(through_layer, w))(gains, x, jacobian)
+        return jax.vmap(through_layer, (None, 0, 0, 0))(w, gains, x, jacobian)
 
     x = random_input(inputs, config.n, config.input_variance)
     start = jnp.tile(x, (len(gains), 1)), jnp.tile(jnp.eye(config.n), (len(gains), 1, 1))

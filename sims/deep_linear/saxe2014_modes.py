@@ -37,6 +37,7 @@ from theory.deep_linear.small_initialization import (
 BRANCHING = 2
 STEP_FACTORS = np.array([2.0, 1.0, 0.5])  # of the learning rate, to measure its error
 RECORDS = 201
+LAST = -1  # a mode that finds one free hidden direction does not wait for the one before it
 HORIZON = 1.6  # last step over the slowest predicted half-learning time
 
 
@@ -54,9 +55,11 @@ class Config:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("features", "seeds", "learning_rate", "initial_strength"):
+        for name in ("features", "learning_rate", "initial_strength"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.seeds < 8:  # fewer cannot tell a variance from its double
+            raise ValueError(f"seeds must be at least 8, got {self.seeds}")
         items = BRANCHING**self.tree_depth
         if self.n_hidden < items:
             raise ValueError(f"n_hidden must be at least {items} (items), got {self.n_hidden}")
@@ -102,12 +105,8 @@ def schedule(config: Config) -> np.ndarray:
     return record_schedule(int(HORIZON * float(half.max())), RECORDS)
 
 
-def sequential(config: Config) -> np.ndarray:
-    """Modes that still find a quarter of the hidden directions free when they are learned.
-
-    The last few compete for the last directions at the same time rather than one after another
-    (the very last of 32 modes in 32 units is learned 8 % before its prediction).
-    """
+def roomy(config: Config) -> np.ndarray:
+    """Modes that still find a quarter of the hidden directions free when they are learned."""
     return problem(config).ranks < 0.75 * config.n_hidden
 
 
@@ -124,7 +123,7 @@ def predict(config: Config) -> Arrays:
         "half_steps": modes.half_learning_time(s, start, 2, tau),
         "half_steps_spread": jnp.sqrt(variance) * tau / (2 * s),
         "log_start_variance": variance,
-        "sequential": sequential(config),
+        "roomy": roomy(config),
         "half_steps_aligned": modes.half_learning_time(s, config.initial_strength, 2, tau),
         "step_size": config.learning_rate * s,
         "level_eigenvalues": tree.values**2 / config.features,
@@ -177,8 +176,9 @@ def simulate(config: Config, key: jax.Array, sweep=sweep) -> Arrays:
     return found | {
         "half_steps_aligned": decoupled_half_steps(config, keys[0], shared, sweep),
         "log_start_variance": log_start.var(axis=0, ddof=1),
-        "sequential": sequential(config),
+        "roomy": roomy(config),
         "level_eigenvalues": level_eigenvalues(config),
+        "levels": levels(config),
     }
 
 
@@ -205,17 +205,24 @@ def level_eigenvalues(config: Config) -> np.ndarray:
     return np.array([by_level.mean(axis=1), by_level.std(axis=1) / np.sqrt(config.features)])
 
 
-def level_order(half_steps: np.ndarray) -> float:
-    """Rank correlation of the level of a mode in the tree with its median half-learning time."""
-    levels = np.ceil(np.log2(np.arange(1, half_steps.shape[1] + 1)))
-    medians = [np.median(half_steps[:, levels == l]) for l in np.unique(levels)]
-    return rank_correlation(np.arange(len(medians)), np.array(medians))
+def levels(config: Config) -> np.ndarray:
+    """Level of the tree that each mode of the sampled data mostly lives on."""
+    vectors, level = map(np.asarray, semantic.object_analyzers(BRANCHING, config.tree_depth))
+    weight = (vectors @ problem(config).right) ** 2
+    return np.argmax([weight[level == l].sum(axis=0) for l in np.unique(level)], axis=0)
+
+
+def level_order(half_steps: np.ndarray, level: np.ndarray) -> float:
+    """Rank correlation of the tree's levels with the median half-learning times of their modes."""
+    found = np.unique(level)
+    medians = np.array([np.median(half_steps[:, level == l]) for l in found])
+    return rank_correlation(found, medians)
 
 
 def timing_tolerance(predicted: Arrays, seeds: int) -> np.ndarray:
     """Relative error allowed to mean half-learning times: finite steps and sampled weights."""
     sampling = 4 * predicted["half_steps_spread"] / np.sqrt(seeds) / predicted["half_steps"]
-    return (predicted["step_size"] / 2 + sampling)[predicted["sequential"]]
+    return (predicted["step_size"] / 2 + sampling)[:LAST]
 
 
 CLAIMS = (
@@ -224,7 +231,8 @@ CLAIMS = (
         predicted=lambda p: p["half_steps_aligned"],
         measured=lambda m: without_step_error(m["half_steps_aligned"]),
         tolerance=lambda p, m: (2 * p["step_size"]) ** 2,
-        because="extrapolated to zero step size; the largest eta s, squared, bounds what is left",
+        because="extrapolated to zero step size; the largest eta s, squared, bounds what is left, "
+        "interpolation between records included",
     ),
     Claim(
         "order of the error of finite steps",
@@ -235,17 +243,18 @@ CLAIMS = (
         error="absolute",
     ),
     Claim(
-        "half-learning times from random weights",
-        predicted=lambda p: p["half_steps"][p["sequential"]],
-        measured=lambda m: m["half_steps_linear"].mean(axis=0)[m["sequential"]],
+        "half-learning times from random weights, all modes but the last",
+        predicted=lambda p: p["half_steps"][:LAST],
+        measured=lambda m: m["half_steps_linear"].mean(axis=0)[:LAST],
         tolerance=lambda p, m: timing_tolerance(p, len(m["linear"])),
-        because="eta s / 2 for finite steps, and 4 standard errors over seeds",
+        because="eta s / 2 for finite steps, and 4 standard errors over seeds; without the last "
+        "mode, which meets the last but one in the only direction left and is 8 % early",
     ),
     Claim(
-        "variance over initial weights of the log strength they start from",
-        predicted=lambda p: np.mean(p["log_start_variance"][p["sequential"]]),
-        measured=lambda m: np.mean(m["log_start_variance"][m["sequential"]]),
-        tolerance=lambda p, m: 4 * np.sqrt(2.5 / (p["sequential"].sum() * (len(m["linear"]) - 1))),
+        "variance over initial weights of the log strength modes start from (first three quarters)",
+        predicted=lambda p: np.mean(p["log_start_variance"][p["roomy"]]),
+        measured=lambda m: np.mean(m["log_start_variance"][m["roomy"]]),
+        tolerance=lambda p, m: 4 * np.sqrt(2.5 / (p["roomy"].sum() * (len(m["linear"]) - 1))),
         because="4 standard errors of a variance over seeds and modes; ln chi-square has an "
         "excess kurtosis below 1/2 there",
     ),
@@ -259,7 +268,7 @@ CLAIMS = (
     Claim(
         "a tanh network learns the levels in the same order",
         predicted=lambda p: 1.0,
-        measured=lambda m: level_order(m["half_steps_tanh"]),
+        measured=lambda m: level_order(m["half_steps_tanh"], m["levels"]),
         tolerance=1e-12,
         because="rank correlation of tree level and median learning time; order has no error bar",
     ),

@@ -284,7 +284,7 @@ CLAIMS = (
         error="absolute",
     ),
     Claim(
-        "log diag R of a product's QR grows at these rates at every depth",
+        "log diag R of a product's QR grows at these rates from the start",
         predicted=lambda p: p["exponents"],
         measured=lambda m: m["exponents_qr"][0],
         tolerance=lambda p, m: 4 * m["exponents_qr"][1],

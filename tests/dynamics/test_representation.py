@@ -65,3 +65,6 @@ def test_half_squared_error_against_loops():
         np.testing.assert_allclose(loss(w, (x, y)), expected, rtol=1e-14)
     with pytest.raises(ValueError, match="examples"):
         half_squared_error(lambda w, x: x, examples="all")
+    loss = half_squared_error(lambda w, x: x @ w.T, examples="mean")
+    with pytest.raises(ValueError, match="y must have"):
+        loss(w, (x, y[:, 0]))

@@ -127,10 +127,10 @@ def byol_fixed_points(
     """Equilibria ``p_minus <= p_plus`` on the invariant parabola, and whether there are any.
 
     ``p_pm = (tau +- sqrt(tau^2 - 4 eta (1 + aug_var))) / (2 (1 + aug_var))``. With weight decay
-    p = 0, the collapsed state, is stable too, and p_minus separates the two basins. They meet at
-    ``byol_collapse_threshold``, in a point that attracts from above only; beyond it ``exists`` is
-    false and p_minus = inf, p_plus = 0 say that everything collapses. At the meeting the slopes
-    are infinite; those of the square root are given as 0 there. Never NaN.
+    p = 0, the collapsed state, is stable too, and p_minus separates the two basins. At
+    ``byol_collapse_threshold`` p_minus and p_plus meet, in a point that attracts from above only;
+    beyond it ``exists`` is false and p_minus = inf, p_plus = 0 say that everything collapses.
+    Where they meet, the infinite slope of the square root is given as 0. Never NaN.
     Raises ``ValueError`` unless weight_decay and aug_var are non-negative and tau is positive.
     Source: Tian, Chen & Ganguli 2021, arXiv:2102.06810.
 
@@ -187,8 +187,10 @@ def _require_ahead(p, p0, *parameters):
 def _fixed_points(eta, aug_var, tau):
     k = 1 + aug_var
     remaining = 1 - eta / (tau**2 / (4 * k))
-    exists, root = remaining >= 0, safe_sqrt(remaining)
-    p_minus, p_plus = 2 * eta / (tau * (1 + root)), tau * (1 + root) / (2 * k)
+    exists = remaining >= -8 * jnp.finfo(remaining.dtype).eps  # at the threshold, but for roundings
+    root = safe_sqrt(remaining)
+    p_plus = tau * (1 + root) / (2 * k)
+    p_minus = jnp.minimum(2 * eta / (tau * (1 + root)), p_plus)
     return ByolFixedPoints(
         jnp.where(exists, p_minus, jnp.inf), jnp.where(exists, p_plus, 0), exists
     )

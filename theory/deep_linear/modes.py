@@ -193,7 +193,7 @@ def _time(u: Array, s: Array, u0: Array, c: Array, tau: Array) -> Array:
     rate, rho, growth, pivot = _coefficients(s, start, c)
     moved, gap = jnp.abs(end - start), jnp.abs(s - end)
     # growth/2 z^2 + (rho - B) z = B for z = e^(K t/tau) - 1, multiplied by the gap
-    linear = jnp.sign(s - start) * (pivot - end * (1 + rho))
+    linear = jnp.where(start < -jnp.abs(c), pivot - end * (1 + rho), rho * gap - moved)
     root = _hypot(linear, jnp.sqrt(2 * growth * moved * gap))
     z = jnp.where(linear > 0, 2 * moved / (linear + root), (root - linear) / (growth * gap))
     return jnp.where(endless & (u != u0), jnp.inf, tau / rate * jnp.log1p(z))

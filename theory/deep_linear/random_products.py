@@ -28,8 +28,8 @@ def fuss_catalan(L: ArrayLike, k: ArrayLike) -> Float[Array, "..."]:
     """Moments of the squared singular values of a product of L Gaussian matrices, N -> infinity.
 
     m_k = C((L+1) k, k) / (L k + 1), the Fuss-Catalan numbers; m_1 = 1, m_2 = L + 1. At finite N
-    they are approached with corrections O(1/N). L and k broadcast; exact integers as long as the
-    dtype resolves them.
+    they are approached with corrections O(1/N). L and k broadcast; computed in floating point, to
+    a few roundings (not exact integers).
 
     Raises ``ValueError`` unless L >= 1 and k >= 0 are integers.
     Source: Penson and Zyczkowski (2011), arXiv:1103.3453.

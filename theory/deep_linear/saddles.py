@@ -96,7 +96,8 @@ def plateau_weights(
     Valid while ``W2 W1`` is small against Sigma_yx: relative errors are of the order of their
     ratio. t: any shape, leading in both results; tau: a scalar; ``s t/tau`` below 700, 80 in
     float32 (half of that if squared). Differentiable in sigma_yx where singular values are distinct
-    and non-zero. Raises ``ValueError`` for shapes that do not match, t negative, tau not positive, NaN.
+    and non-zero.
+    Raises ``ValueError`` for shapes that do not match, t negative, tau not positive, NaN.
     Source: Atanasov, Bordelon & Pehlevan 2022, arXiv:2111.00034 (one output); any number here.
 
     >>> W1, W2 = jnp.array([[1e-3, 2e-3]]), jnp.array([[0.0]])
@@ -137,7 +138,7 @@ def plateau_kernel_alignment(
     if W2.shape[0] != 1:
         raise ValueError(f"W2 must have shape (1, hidden): one output, got {W2.shape}")
     require("sigma_yx", jnp.max(jnp.abs(sigma_yx)), lambda x: x > 0, "non-zero")
-    size = jnp.maximum(jnp.max(jnp.abs(W1)), jnp.max(jnp.abs(W2)))
+    size = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(W1)), jnp.max(jnp.abs(W2))))
     require("the largest weight", size, lambda x: x > 0, "non-zero")
     return _alignment(t, W1 / size, W2 / size, sigma_yx, tau)
 

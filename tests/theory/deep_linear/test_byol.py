@@ -255,7 +255,7 @@ def test_fixed_points(fraction, aug_var, tau):
     np.testing.assert_allclose(threshold, tau**2 / (4 * (1 + aug_var)), rtol=1e-14)
     eta = fraction * threshold
     fixed = byol_fixed_points(eta, aug_var, tau)
-    assert bool(fixed.exists) == (eta <= threshold)
+    assert bool(fixed.exists) == (fraction <= 1 + 1e-15)
     speed = jax.grad(parabola)
     if not fixed.exists:  # every start loses
         assert (float(fixed.p_minus), float(fixed.p_plus)) == (np.inf, 0.0)
@@ -294,7 +294,7 @@ def journeys(draw):
     k = 1 + aug_var
     share = draw(
         st.sampled_from([0.0, 0.0, 0.5, 2.0])
-        | st.floats(0, 0.999)
+        | st.floats(1e-9, 0.999)
         | st.floats(-9, -1).map(lambda x: 10.0**x)
         | st.floats(1.001, 30)
     )
@@ -323,7 +323,7 @@ def journeys(draw):
 @example((0.01, 5.0, 0.2501, 0.0, 1.0))  # past the ghost of the two
 def test_basin_time_is_the_integral(journey):
     p, p0, eta, aug_var, tau = journey
-    if eta == 0.25 and p < 0.5 < p0:
+    if (eta, aug_var, tau) == (0.25, 0.0, 1.0) and p < 0.5 < p0:
         with pytest.raises(ValueError, match="p must be between p0 and the equilibrium"):
             byol_basin_time(*journey)
         return

@@ -76,8 +76,13 @@ def condition(t, u, s, depth, tau):
 def test_strength_solves_the_mode_equation(depth, data):
     t, s, u0, tau = data.draw(courses(depth))
     alpha = power(depth) - 1
-    flow = solve_ivp(  # ln(u/s) keeps the oracle relative
-        lambda _, v: -np.exp(alpha * v) * np.expm1(v),
+
+    def speed(_, v):  # of ln(u/s), which keeps the oracle relative; trial steps may run away
+        v = np.minimum(v, 100.0)
+        return -np.exp(alpha * v) * np.expm1(v)
+
+    flow = solve_ivp(
+        speed,
         (0.0, t * rate(s, depth, tau)),
         [np.log(u0 / s)],
         method="DOP853",
@@ -103,7 +108,7 @@ def test_strength_solves_the_mode_equation(depth, data):
 def test_time_is_the_integral(depth, start, part, nearly):
     # from 1e-12 of the way to 1e-12 from the end, in ratios near the start and in gaps at the end
     end = 1 + (start - 1) * part if nearly else start ** (1 - part)
-    assume(end not in (start, 1))
+    assume(min(start, 1) < end < max(start, 1))
     time = float(deep_mode_time(end, 1.0, start, depth))
     expected = work_by_quadrature(start, end, depth) / layers(depth)
     assert time == pytest.approx(expected, rel=2e-12, abs=0)

@@ -268,7 +268,7 @@ def test_second_moments_against_sampled_runs(batch, runs):
     assert np.abs(z).max() < 4
 
 
-@given(SPECTRA, st.floats(0.001, 3), st.floats(0, 2), BATCHES)
+@given(SPECTRA, st.floats(0.001, 3), st.just(0.0) | st.floats(1e-9, 2), BATCHES)
 def test_matrix_is_the_recursion(lam, lr, noise_var, batch):
     m = np.arange(4.0)
     A = np.asarray(sgd_second_moment_matrix(lam, lr, batch))

@@ -335,6 +335,17 @@ def test_bad_arguments_are_named(call, message):
         call()
 
 
+@given(modes(), st.floats(-12, 0).map(lambda e: 10.0**e), st.booleans())
+def test_time_is_exact_to_rounding_at_either_end(mode, part, nearly):
+    """The logistic's time keeps its relative accuracy next to u0 and next to s."""
+    s, u0, _, _ = mode
+    assume(u0 > 0)
+    u = s + (u0 - s) * part if nearly else u0 + (s - u0) * part
+    assume(min(u0, s) < u < max(u0, s))
+    expected = np.log1p((u - u0) / (s - u) * (s / u0)) / (2 * s)
+    assert two_layer_mode_time(u, s, u0) == pytest.approx(expected, rel=1e-13)
+
+
 def test_reaching_the_target_takes_for_ever():
     assert two_layer_mode_time(1.0, 1.0, 0.1) == np.inf
     assert two_layer_mode_time(1.0, 1.0, 1.0) == 0
