@@ -107,6 +107,13 @@ class Store:
             self._set_aside(name, key, str(error))
         return None
 
+    def latest(self, name: str) -> Entry | None:
+        """The run of this experiment stored last that is intact, or None."""
+        sidecars = [path for path in self._folder(name).glob("*.json") if OURS.fullmatch(path.name)]
+        newest_first = sorted(sidecars, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        entries = (self.load(name, path.stem) for path in newest_first)
+        return next((entry for entry in entries if entry is not None), None)
+
     def partial(self, name: str, key: str) -> Path:
         """Where an unfinished run keeps its checkpoints; not created here."""
         return self._folder(name) / f"{_checked_key(key)}.partial"

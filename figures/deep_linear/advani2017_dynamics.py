@@ -33,7 +33,7 @@ def error_curves(ax: Axes, result: Result, name: str, label: str) -> None:
 
 def overtraining(ax: Axes, result: Result) -> None:
     """Students of pure noise: what they fit of it, and the law of alpha = 1."""
-    noise_var = result.predicted["noise_var"]
+    noise_var = float(result.predicted["noise_var"])
     for index, color in enumerate(COLORS):
         curve(ax, result, "generalization", index, -1, None, color, above=noise_var)
     t = result.predicted["times"][EQUAL][1:]

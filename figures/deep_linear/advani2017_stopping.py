@@ -74,8 +74,10 @@ def penalties(ax: Axes, result: Result, setting: int) -> None:
         ax.axhline(level, color=style.darker(color), linestyle=":", linewidth=0.8)
     ax.plot([], [], color=style.NEUTRAL, linestyle=":", linewidth=0.8, label="best early stopping")
     ax.set_xscale("log", base=2)
-    ax.set(xlabel=r"ridge penalty $\gamma\,\sigma_w^2/\sigma_\epsilon^2$", ylim=(0.6, 1.7))
+    ax.set(xlabel=r"ridge penalty $\gamma\,\sigma_w^2/\sigma_\epsilon^2$")
     ax.set_ylabel(r"generalization error $E_g$ ($\sigma_w^2$)")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.3 * (high - low))
     ax.set_title(f"SNR {predicted['snrs'][setting]:g}")
     ax.legend(loc="upper right")
 

@@ -75,23 +75,24 @@ def predict(config: Config) -> Arrays:
         "penalty": noise / signal,
         "ridge": theory.ridge_error(penalty, alphas[None], signal[None], noise[None]),
         "final": theory.final_generalization_error(alphas, signal, init, noise),
-    } | lines(config)
+        **lines(config),
+    }
 
 
 def lines(config: Config) -> Arrays:
     """The predictions in between: errors over alpha (alphas, settings), times over snr."""
     snrs = np.geomspace(min(config.snrs), max(config.snrs), 41)
     alphas = np.geomspace(0.9 * min(config.alphas), 1.1 * max(config.alphas), 120)
-    setting = (alphas[:, None], *config.variances.T[:, None, :])
+    signal, init, noise = config.variances.T[:, None, :]
     return {
         "line_snrs": snrs,
         "line_times": theory.optimal_stopping_time(
             np.array(config.alphas)[:, None], 1.0, 0.0, 1 / snrs[None]
         ),
         "line_alphas": alphas,
-        "line_final": theory.final_generalization_error(*setting),
-        "line_stopped": theory.optimal_stopping_error(*setting),
-        "line_ridge": theory.optimal_ridge_error(*setting[:2], setting[3]),
+        "line_final": theory.final_generalization_error(alphas[:, None], signal, init, noise),
+        "line_stopped": theory.optimal_stopping_error(alphas[:, None], signal, init, noise),
+        "line_ridge": theory.optimal_ridge_error(alphas[:, None], signal, noise),
     }
 
 
@@ -213,7 +214,7 @@ EXPERIMENT = Experiment(
         r"(1-\alpha)\sigma_w^2 + \frac{\sigma_\epsilon^2}{1-\alpha}\ (\alpha<1)",
     ),
     quick=Config(),
-    full=Config(inputs=256, data_sets=64, teachers=16, relative_step=0.05),
+    full=Config(inputs=128, data_sets=64, teachers=16, relative_step=0.05),
     cost=(15, 600),
     predict=predict,
     simulate=simulate,

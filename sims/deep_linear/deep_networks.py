@@ -70,7 +70,10 @@ TRAINING = training_process(
 def random_networks(
     task: Task, key: jax.Array, start: float, depth: int, *, seeds: int, deepest: int
 ) -> tuple[Params, Params]:
-    """A Gaussian and an orthogonal network per seed; drawn ``deepest`` deep, to compile once."""
+    """A Gaussian network per seed, and the orthogonal one that QR makes of the same numbers.
+
+    Drawn ``deepest`` layers deep whatever the depth, to compile once.
+    """
     keys = jax.vmap(seed_keys, (0, None))(seed_keys(key, seeds), deepest)
     gain = (start * task.singular_value) ** (1 / depth)
 

@@ -98,7 +98,7 @@ def jacobian_path(config: Config, draw: Initializer, key: jax.Array) -> dict[str
     gains, (inputs, weights) = jnp.array(config.gains), jax.random.split(key)
 
     def layer(state, index):
-        w = draw(jax.random.fold_in(weights, index), (config.n, config.n))
+        w = draw(jax.random.fold_in(weights, index), (config.n, config.n), float)
         x, jacobian = state
         return jax.vmap(through_layer, (None, 0, 0, 0))(w, gains, x, jacobian)
 

@@ -14,6 +14,7 @@ import pytest
 from figures import __main__ as cli
 from figures import commands, progress, style
 from sims import backend, catalogue
+from sims.sweep import Process
 
 HERE = Path(__file__).parent
 
@@ -242,16 +243,26 @@ def test_run_refuses_an_unsound_backend_unless_told(ldyn, unsound):
 # clean
 
 
+def test_seeds_of_several_experiments_change_those_that_have_the_field(ldyn):
+    code, out, err = ldyn("run", "all", "--seeds", "4", "--json")
+    assert code == 0
+    assert "cubes has no field 'seeds'" in err
+    assert json.loads(out)[0]["config"]["seeds"] == 4
+
+
 def test_clean_says_what_it_removed_and_how_much(ldyn, simulated):
     ldyn("run", "all")
     before = {path for path in Path("out/store").rglob("*") if path.is_file()}
-    code, out, _ = ldyn("clean", "cubes", "--json")
+    code, out, err = ldyn("clean", "cubes")  # nobody to ask
+    assert (code, out) == (2, "")
+    assert "--yes" in err
+    code, out, _ = ldyn("clean", "cubes", "--json", "--yes")
     removed = json.loads(out)
     assert code == 0
     gone = {path for path in before if not path.exists()}
     assert {Path(path).name for path in removed["removed"]} == {path.name for path in gone}
     assert {path.parent.name for path in gone} == {"cubes"}
-    _, out, _ = ldyn("clean")
+    _, out, _ = ldyn("clean", "--yes")
     assert re.search(r"removed 2 files, [\d.]+ kB", out)
     assert not any(path.exists() for path in before)
     ldyn("run", "squares")
@@ -289,7 +300,7 @@ def test_clean_with_yes_does_not_ask(ldyn, monkeypatch):
         (("run", "squares", "--set", "upto=many"), ["upto must be int, got 'many'", "seeds"]),
         (("run", "squares", "--set", "upto=0"), ["squares: upto must be >= 1, got 0"]),
         (("run", "squares", "--set", "upto"), ["--set", "expected FIELD=VALUE, got 'upto'"]),
-        (("run", "all", "--seeds", "4"), ["cubes: CubesConfig has no field 'seeds'", "upto"]),
+        (("run", "cubes", "--seeds", "4"), ["cubes: CubesConfig has no field 'seeds'", "upto"]),
         (("run", "squares", "--seeds", "four"), ["--seeds", "four"]),
         (("run", "squares", "--seed", "-1"), ["seed must be >= 0, got -1"]),
         (("figure", "squares", "--format", "bmp"), ["'bmp' is not one of png, pdf, svg"]),
@@ -375,18 +386,24 @@ def test_interrupt_says_that_work_is_kept(ldyn, experiments, monkeypatch):
 
 
 def test_progress_counts_diverged_members_of_every_sweep(ldyn, experiments, monkeypatch):
+    explode = Process(
+        init=lambda case, shared: case,
+        step=lambda k, state, case, shared: state * 1e200,
+        observe=lambda state, case, shared: {},
+    )
+
     def simulate(config, key, sweep):
-        report = sweep.keywords["progress"].update
-        for step in (5, 10):
-            report(step, 10, 2)
-        report(3, 3, 1)
+        sweep("first", explode, np.array([1.0, 0.0, 1.0]), record_at=[0, 10])
+        sweep("second", explode, np.array([0.0, 1.0]), record_at=[0, 3])
         return experiments[0].simulate(config, key)
 
     changed = dataclasses.replace(experiments[0], simulate=simulate)
     monkeypatch.setattr(catalogue, "EXPERIMENTS", (changed,))
-    _, _, err = ldyn("run", "squares")
+    _, out, err = ldyn("run", "squares", "--json")
     assert "3 members diverged" in err
     assert len(err.splitlines()) == 1  # no bar where there is no terminal
+    (record,) = json.loads(out)
+    assert record["provenance"]["diverged_at"] == {"first": {"0": 2, "2": 2}, "second": {"1": 2}}
 
 
 def test_progress_draws_a_bar_on_a_terminal(experiments, capsys, monkeypatch):

@@ -189,9 +189,15 @@ def test_a_truncated_entry_is_set_aside(suffix, part):
     assert kept
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".json"])
-def test_half_an_entry_is_set_aside(saved, suffix):
-    next(saved.root.glob(f"demo/*{suffix}")).unlink()
+def test_an_archive_without_sidecar_is_an_unfinished_write_and_left_alone(saved):
+    next(saved.root.glob("demo/*.json")).unlink()
+    before = files(saved.root)
+    assert saved.load("demo", KEY) is None
+    assert files(saved.root) == before
+
+
+def test_a_sidecar_without_archive_is_set_aside(saved):
+    next(saved.root.glob("demo/*.npz")).unlink()
     rest = files(saved.root / "demo")
     with pytest.warns(StoreWarning, match=rf"demo/{KEY} is damaged .* moved to .*quarantine"):
         assert saved.load("demo", KEY) is None
