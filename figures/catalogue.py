@@ -5,12 +5,21 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from figures import style
-from figures.deep_linear import saxe2014_digits, saxe2014_modes
+from figures.deep_linear import (
+    saxe2014_depth,
+    saxe2014_digits,
+    saxe2014_jacobians,
+    saxe2014_modes,
+    saxe2014_products,
+)
 from sims.experiment import Result
 
 DRAW: dict[str, Callable[[Result], Figure]] = {
     "saxe2014_modes": saxe2014_modes.draw,
     "saxe2014_digits": saxe2014_digits.draw,
+    "saxe2014_depth": saxe2014_depth.draw,
+    "saxe2014_products": saxe2014_products.draw,
+    "saxe2014_jacobians": saxe2014_jacobians.draw,
 }
 
 

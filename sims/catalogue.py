@@ -2,12 +2,21 @@
 
 import difflib
 
-from sims.deep_linear import saxe2014_digits, saxe2014_modes
+from sims.deep_linear import (
+    saxe2014_depth,
+    saxe2014_digits,
+    saxe2014_jacobians,
+    saxe2014_modes,
+    saxe2014_products,
+)
 from sims.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_modes.EXPERIMENT,
     saxe2014_digits.EXPERIMENT,
+    saxe2014_depth.EXPERIMENT,
+    saxe2014_products.EXPERIMENT,
+    saxe2014_jacobians.EXPERIMENT,
 )
 
 

@@ -46,10 +46,11 @@ def run(
     """The result of ``experiment`` at ``config`` and ``seed``, computed once and then remembered.
 
     ``provenance`` holds versions, seed, wall time of the session that finished the run, and
-    ``diverged_at`` per sweep and member. ``simulate`` gets ``jax.random.key(seed)`` and, if it has a parameter ``sweep``, a sweep that
-    writes checkpoints (every so many seconds), shows ``progress`` and runs ``chunk`` steps at a
-    time; a run that was killed goes on from its last checkpoint. ``force`` computes again from
-    the start. In a run of several processes the first one reads and writes the store.
+    ``diverged_at`` per sweep and member. ``simulate`` gets ``jax.random.key(seed)`` and, if it has
+    a parameter ``sweep``, a sweep that writes checkpoints (every so many seconds), shows
+    ``progress`` and runs ``chunk`` steps at a time; a run that was killed goes on from its last
+    checkpoint. ``force`` computes again from the start. In a run of several processes the first
+    one reads and writes the store.
 
     Raises ``UnsoundBackendError`` before computing on a backend that fails its probe, unless
     ``allow_unsound``; such results are marked and served again only under ``allow_unsound``.

@@ -128,8 +128,8 @@ class Store:
         """Remove the runs, checkpoints and stray temporary files of these experiments, or of all.
 
         Only files that this store names are removed, links are left alone, and what was set aside
-        of these experiments stays unless ``quarantine``. Raises ``ValueError`` for a name that is not a folder of the
-        store and ``StorageError`` if something cannot be removed.
+        of these experiments stays unless ``quarantine``. Raises ``ValueError`` for a name that is
+        not a folder of the store and ``StorageError`` if something cannot be removed.
         """
         names = None if names is None else list(names)
         paths = list(self._removable(names))

@@ -34,13 +34,15 @@ def learning_times(ax: Axes, result: Result) -> None:
         learned = np.isfinite(np.median(steps, axis=0))
         style.simulation_points(ax, at[learned], steps[:, learned], kind, color=color)
         limit = np.full(np.count_nonzero(~learned), result.config.steps)
-        ax.plot(at[~learned], limit, "^", color=color, mew=0, alpha=0.55, clip_on=False)
+        ax.plot(at[~learned], limit, "^", color=color, mew=0, alpha=0.55, markersize=5)
     fraction = np.median(measured["rates_decoupled"] / predicted["critical_rates"])
     theory = predicted["curve_steps"][0] / (2 * fraction)
     style.theory_line(ax, predicted["curve_depths"], theory, color=COLORS["decoupled"])
     ax.axhline(result.config.steps, color=style.NEUTRAL, linewidth=0.6, linestyle=":", zorder=0)
-    ax.set(yscale="log", ylabel="steps to learn at the best rate", ylim=(2, None))
-    style.legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+    ax.text(predicted["depths"][0], 1.1 * result.config.steps, "end of training", fontsize=7)
+    ax.set(yscale="log", ylabel="steps to learn", ylim=(2, 2.5 * result.config.steps))
+    ax.set_title("each at its best learning rate")
+    style.legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.87))
 
 
 def learning_rates(ax: Axes, result: Result) -> None:
@@ -52,6 +54,7 @@ def learning_rates(ax: Axes, result: Result) -> None:
     critical = predicted["critical_rates"]
     style.theory_line(ax, predicted["depths"], critical, "critical", color=style.NEUTRAL)
     ax.set(yscale="log", ylabel="best learning rate")
+    ax.set_title("optimal and critical learning rate")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -65,9 +68,11 @@ def slowdown(ax: Axes, result: Result) -> None:
     known = np.isfinite(value) & np.isfinite(error)
     low_to_high = np.exp(value + np.array([[-1], [0], [1]]) * error)[:, known]
     style.simulation_points(ax, predicted["depths"][known], low_to_high, color="C1")
-    style.theory_line(ax, predicted["curve_depths"], predicted["curve_slowdown"], color="C1")
-    top = 10 * np.exp(measured["log_slowdown"][0][known].max())
-    ax.set(yscale="log", ylabel="Gaussian / orthogonal time", ylim=(0.7, top))
+    label = r"balanced mode behind by $e^{L\mu}$"
+    style.theory_line(ax, predicted["curve_depths"], predicted["curve_slowdown"], label, color="C1")
+    ax.set(yscale="log", ylabel="ratio of steps", ylim=(0.7, 10 * low_to_high.max()))
+    ax.set_title("Gaussian over orthogonal")
+    ax.legend(loc="upper left")
 
 
 def small_steps(ax: Axes, result: Result) -> None:
@@ -82,7 +87,8 @@ def small_steps(ax: Axes, result: Result) -> None:
         theory, limit = predicted["curve_steps"][index], predicted["curve_limits"][index]
         style.theory_line(ax, predicted["curve_depths"], theory, label, color=color)
         ax.axhline(limit, color=style.darker(color), linewidth=0.6, linestyle="--")
-    ax.set(yscale="log", ylabel=r"steps $\times\, \eta L s^{2-2/L}$")
+    ax.set(yscale="log", ylabel=r"steps $\times\; \eta L s^{2-2/L}$")
+    ax.set_title("square orthogonal, small learning rate")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())

@@ -53,11 +53,13 @@ def balanced_init(
     carried = min(n_hidden, last) if imbalance else min(n_hidden, first, last)
     gaussian = jax.random.normal(light, (n_hidden, first), scale.dtype) / fan_in**0.5
     R, a, At = jnp.linalg.svd(gaussian, full_matrices=True)
-    a = scale * jnp.zeros(n_hidden, a.dtype).at[: a.size].set(a)[:carried]
     rank = min(carried, first)
-    W1 = (R[:, :rank] * a[None, :rank]) @ At[:rank]
+    a = scale * jnp.zeros(n_hidden, a.dtype).at[: a.size].set(a)[:carried]
     b = jnp.sqrt(a**2 + abs(imbalance)) if imbalance else a
-    W2 = (_haar(heavy, last, carried, scale.dtype) * b[None, :]) @ R[:, :carried].T
+    W1 = (R[:, :rank] * a[None, :rank]) @ At[:rank]
+    # in the basis of the hidden vectors the Gaussian matrix behind them is Gaussian as well
+    far = _haar(jax.random.normal(heavy, (last, n_hidden), scale.dtype) @ R[:, :carried])
+    W2 = (far * b[None, :]) @ R[:, :carried].T
     if imbalance < 0:
         W1, W2 = W2.T, W1.T
     if det_sign is None:
@@ -87,7 +89,7 @@ def hidden_orthogonal_init(
     if n_hidden < n_in + n_out:
         raise ValueError(f"n_hidden must be at least n_in + n_out = {n_in + n_out}, got {n_hidden}")
     c1, c2 = as_floats(c1, c2)
-    columns = _haar(key, n_hidden, n_in + n_out, c1.dtype)
+    columns = _haar(jax.random.normal(key, (n_hidden, n_in + n_out), c1.dtype))
     return jnp.sqrt(c1) * columns[:, :n_in], jnp.sqrt(c2) * columns[:, n_in:].T
 
 
@@ -110,9 +112,9 @@ def wide_mode_imbalance(
     return (sigma1**2 + sigma2**2) * n_hidden
 
 
-def _haar(key, n, columns, dtype):
+def _haar(gaussian: Array) -> Array:
     """Haar-random orthonormal columns; without the signs of R they would follow LAPACK's rule."""
-    q, r = jnp.linalg.qr(jax.random.normal(key, (n, columns), dtype))
+    q, r = jnp.linalg.qr(gaussian)
     return jnp.where(jnp.diagonal(r)[None, :] < 0, -q, q)
 
 

@@ -62,8 +62,8 @@ def deep_mode_time(
 
     ``t = (tau / L) integral from u0 to u of dv / (v^(2-2/L) (s - v))``. ``u`` lies between ``u0``
     and ``s``, either side of ``s``; ``u = s`` takes for ever and gives ``inf``. ``u0 > 0`` from
-    depth 3 on. At depth 2 a negative mode only ever decays towards 0, at depth 1 any ``u0`` will
-    do.
+    depth 3 on; at depth 2 a negative mode only ever decays towards 0. Exact to a few roundings,
+    also next to ``u0`` and next to ``s``.
     Raises ``ValueError`` for a bad depth, ``s`` or ``tau`` not positive, ``u`` out of reach, NaN.
     Source: Saxe, McClelland & Ganguli 2014, arXiv:1312.6120.
 

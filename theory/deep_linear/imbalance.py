@@ -118,9 +118,11 @@ def determinant_obstruction(
     require_shape(product.shape, sigma_yx=task)
     if product.shape[0] != product.shape[1] or W1.shape[0] < W1.shape[1]:
         return jnp.array(False)
-    opposite = jnp.linalg.slogdet(product)[0] * jnp.linalg.slogdet(task)[0] < 0
+    U, s, Vt = jnp.linalg.svd(jnp.stack([product, task]))
+    opposite = jnp.prod(jnp.linalg.slogdet(U @ Vt)[0]) < 0
+    full_rank = jnp.all(s[:, -1] > s.shape[1] * jnp.finfo(s.dtype).eps * s[:, 0])
     balanced = jnp.max(jnp.abs(W2.T @ W2 - W1 @ W1.T)) <= _rounding(W1, W2)
-    return opposite & balanced & _has_full_rank(product) & _has_full_rank(task)
+    return opposite & full_rank & balanced
 
 
 def rescale_layer_rates(
@@ -160,8 +162,3 @@ def _rounding(W1: ArrayLike, W2: ArrayLike) -> Array:
     """What rounding may leave in an entry of ``W2^T W2 - W1 W1^T``."""
     W1, W2 = as_layers(W1, W2)
     return 100 * jnp.finfo(W1.dtype).eps * (jnp.sum(W1 * W1) + jnp.sum(W2 * W2))
-
-
-def _has_full_rank(square: Array) -> Array:
-    s = jnp.linalg.svd(square, compute_uv=False)
-    return s[-1] > square.shape[0] * jnp.finfo(s.dtype).eps * s[0]

@@ -139,9 +139,7 @@ def gram_roots(
     >>> [root.tolist() for root in gram_roots(2 * jnp.eye(1), jnp.array(0.0), 2)]
     [[[2.0]], [[2.0]]]
     """
-    U, V, _, root = _singular_roots(W, offset, depth)
-    n, m = W.shape
-    return (U * root[None, :n]) @ U.T, (V * root[None, :m]) @ V.T
+    return _rebuild(*_singular_roots(W, offset, depth))
 
 
 @gram_roots.defjvp
@@ -151,21 +149,23 @@ def _gram_roots_jvp(depth, primals, tangents):
     n, m = W.shape
     d_W = U.T @ d_W @ V
     lift = offset * d_offset
-    left, right = d_W @ S.T + lift * jnp.eye(n), d_W.T @ S + lift * jnp.eye(m)
+    left, right = (
+        d_W @ S.T + lift * jnp.eye(n, dtype=W.dtype),
+        d_W.T @ S + lift * jnp.eye(m, dtype=W.dtype),
+    )
     # divided differences of x^{1/L}: (y_i - y_k) / (y_i^L - y_k^L) = 1 / sum_j y_i^j y_k^{L-1-j}
     powers = root[:, None] ** jnp.arange(depth, dtype=root.dtype)[None, :]
     steps = powers @ powers[:, ::-1].T
     slope = jnp.where(steps > 0, 1 / jnp.where(steps > 0, steps, 1), 0)
     d_left = U @ (slope[:n, :n] * (left + left.T)) @ U.T
     d_right = V @ (slope[:m, :m] * (right + right.T)) @ V.T
-    return gram_roots(W, offset, depth), (d_left, d_right)
+    return _rebuild(U, V, S, root), (d_left, d_right)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _root(P: Array, n_hidden: int) -> Array:
     vectors, roots = _principal(P, n_hidden)
-    missing = n_hidden - roots.size
-    return jnp.pad(vectors * roots[None, :], ((0, 0), (0, missing)))
+    return vectors * roots[None, :]
 
 
 @_root.defjvp
@@ -173,17 +173,19 @@ def _root_jvp(n_hidden, primals, tangents):
     # (1 - Pi/2) dP Q^+T with Pi the projector onto the range of Q: times Q^T, plus transpose, dP
     (P,), (d_P,) = primals, tangents
     vectors, roots = _principal(P, n_hidden)
-    inverse = jnp.where(roots > 0, 1 / jnp.where(roots > 0, roots, 1), 0)
+    kept = roots > 0
+    inverse = jnp.where(kept, 1 / jnp.where(kept, roots, 1), 0)
     along = 0.5 * (d_P + d_P.T) @ (vectors * inverse[None, :])
-    inside = jnp.where(roots[:, None] > 0, vectors.T @ along, 0)
-    missing = n_hidden - roots.size
-    return _root(P, n_hidden), jnp.pad(along - 0.5 * vectors @ inside, ((0, 0), (0, missing)))
+    inside = jnp.where(kept[:, None], vectors.T @ along, 0)
+    return vectors * roots[None, :], along - 0.5 * vectors @ inside
 
 
 def _principal(P: Array, n_hidden: int) -> tuple[Array, Array]:
-    """The largest n_hidden eigenvectors of P and the roots of their eigenvalues."""
+    """The n_hidden largest eigenvectors of P and the roots of their eigenvalues, 0 if too few."""
     values, vectors = jnp.linalg.eigh(P)
-    values, vectors = values[::-1][:n_hidden], vectors[:, ::-1][:, :n_hidden]
+    beyond = max(n_hidden - values.size, 0)
+    values = jnp.pad(values[::-1][:n_hidden], (0, beyond))
+    vectors = jnp.pad(vectors[:, ::-1][:, :n_hidden], ((0, 0), (0, beyond)))
     kept = values > P.shape[0] * jnp.finfo(P.dtype).eps * values[0]
     return vectors, jnp.sqrt(jnp.where(kept, values, 0))
 
@@ -196,3 +198,8 @@ def _singular_roots(W, offset, depth):
     S = jnp.zeros_like(W).at[jnp.arange(s.size), jnp.arange(s.size)].set(s)
     padded = jnp.zeros(max(n, m), s.dtype).at[: s.size].set(s)
     return U, Vt.T, S, jnp.hypot(padded, offset) ** (2 / depth)
+
+
+def _rebuild(U, V, S, root):
+    n, m = S.shape
+    return (U * root[None, :n]) @ U.T, (V * root[None, :m]) @ V.T

@@ -54,7 +54,7 @@ from theory.deep_linear.matrices import (
     require_symmetric,
     require_white,
 )
-from theory.deep_linear.riccati_flow import count_modes, riccati_factor, riccati_limit
+from theory.deep_linear.riccati_flow import riccati_factor, riccati_limit
 from theory.numerics import Count, require_count
 
 __all__ = [
@@ -209,8 +209,9 @@ def qqt_limit(Q0: Float[ArrayLike, "..."], F: Float[ArrayLike, "..."]) -> Riccat
     ([[2.0, 0.0], [0.0, 0.0]], 1, 0)
     """
     Q0, F = _start_and_generator(Q0, F)
-    learned, growing = count_modes(Q0, F)
-    return RiccatiLimit(riccati_limit(Q0, F), learned, jnp.minimum(growing, Q0.shape[1]) - learned)
+    P, learned, growing = _limit(Q0, F)
+    missed = jnp.minimum(growing, Q0.shape[1]) - learned
+    return RiccatiLimit(P, learned.astype(int), missed.astype(int))
 
 
 def split_qqt(
@@ -232,6 +233,9 @@ def split_qqt(
     if P.ndim < 2 or P.shape[-1] != P.shape[-2] or n_in >= P.shape[-1]:
         raise ValueError(f"P must be square and larger than n_in = {n_in}, got shape {P.shape}")
     return P[..., :n_in, :n_in], P[..., n_in:, :n_in], P[..., n_in:, n_in:]
+
+
+_limit = jax.jit(riccati_limit)
 
 
 @jax.jit

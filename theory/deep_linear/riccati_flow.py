@@ -18,12 +18,12 @@ where columns may be scaled, in logarithms, before they are made orthonormal.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
+from jax.custom_derivatives import SymbolicZero
 
 
 class _Frame(NamedTuple):
@@ -44,68 +44,78 @@ class _Projection(NamedTuple):
 
 
 @jax.custom_jvp
-@jax.jit
 def riccati_factor(t: Array, Q0: Array, F: Array) -> Array:
     """A factor U (N, r) of ``P(t) = U U^T``; t >= 0 a scalar, Q0 (N, hidden), F (N, N) symmetric.
 
     r = min(N, hidden). U is known up to a rotation from the right: differentiate only what does
-    not depend on it. First derivatives with respect to Q0 and F, all with respect to t.
+    not depend on it. All derivatives with respect to t, first ones with respect to Q0 and F.
     """
     frame = _eigenframe(Q0, F)
     log_growth, c = _growth(frame.f, _positive(t))
     return frame.G @ (c[:, None] * _project(log_growth, frame.L).V1)
 
 
-@riccati_factor.defjvp
 def _riccati_factor_jvp(primals, tangents):
     (t, Q0, F), (d_t, d_Q0, d_F) = primals, tangents
-    U = riccati_factor(t, Q0, F)
+    if _is_zero(d_Q0) and _is_zero(d_F):  # then nothing beyond the equation itself is needed
+        U = riccati_factor(t, Q0, F)
+        return U, _velocity(U, F) * d_t
+    d_t, d_Q0, d_F = (
+        jnp.zeros_like(x) if _is_zero(d_x) else d_x
+        for x, d_x in zip(primals, tangents, strict=True)
+    )
     frame = _eigenframe(Q0, F)
     d_F = frame.G.T @ (0.5 * (d_F + d_F.T)) @ frame.G
-    d_U = _response(_positive(t), frame, frame.G.T @ d_Q0 @ frame.H, d_F)
-    return U, (F @ U - 0.5 * U @ (U.T @ U)) * d_t + frame.G @ d_U
+    U, d_U = _response(_positive(t), frame, frame.G.T @ d_Q0 @ frame.H, d_F)
+    U = frame.G @ U
+    return U, frame.G @ d_U + _velocity(U, F) * d_t
+
+
+riccati_factor.defjvp(_riccati_factor_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp
-@jax.jit
-def riccati_limit(Q0: Array, F: Array) -> Array:
-    """``P(inf)`` (N, N), the equilibrium that the flow from this very start ends in."""
+def riccati_limit(Q0: Array, F: Array) -> tuple[Array, Array, Array]:
+    """``P(inf)`` from this very start; numbers (as floats) of modes learned, and able to grow."""
     f, G, L, _ = _eigenframe(Q0, F)
-    # in the end every group of equal eigenvalues has outgrown the next one by any factor
-    separate = f[:-1] - f[1:] > 8 * _rounding(f)
-    group = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), separate]))
-    growing = f > _rounding(f)
-    log_growth = jnp.where(growing, 1e3 * (f.size - group), -jnp.inf)
-    U = G @ (jnp.sqrt(jnp.where(growing, 2 * f, 0))[:, None] * _project(log_growth, L).V1)
-    return U @ U.T
+    return _limit(f, G, L)
 
 
 @riccati_limit.defjvp
 def _riccati_limit_jvp(primals, tangents):
     # the equilibrium moves with F as long as it keeps its rank, and its share of the eigenvalues
     (Q0, F), (_, d_F) = primals, tangents
-    P = riccati_limit(Q0, F)
-    f, G = jnp.linalg.eigh(F)
+    f, G, L, _ = _eigenframe(Q0, F)
+    P, *counts = _limit(f, G, L)
     p = jnp.diagonal(G.T @ P @ G)
     gap, total = f[:, None] - f[None, :], f[:, None] + f[None, :]
     close = jnp.abs(gap) <= jnp.cbrt(jnp.finfo(f.dtype).eps) * jnp.max(jnp.abs(f))
     within = (p[:, None] + p[None, :]) / jnp.where(total == 0, 1, total)
     across = (p[:, None] - p[None, :]) / jnp.where(close, 1, gap)
     d_F = G.T @ (0.5 * (d_F + d_F.T)) @ G
-    return P, G @ (jnp.where(close, within, across) * d_F) @ G.T
+    d_P = G @ (jnp.where(close, within, across) * d_F) @ G.T
+    return (P, *counts), (d_P, *(jnp.zeros_like(count) for count in counts))
 
 
-@jax.jit
-def count_modes(Q0: Array, F: Array) -> tuple[Array, Array]:
-    """How many modes are learned in the end, and how many could grow (f > 0)."""
-    f, _, L, _ = _eigenframe(Q0, F)
-    growing = f > _rounding(f)
+def _limit(f: Array, G: Array, L: Array) -> tuple[Array, Array, Array]:
+    rounding = f.size * jnp.finfo(f.dtype).eps * jnp.max(jnp.abs(f))
+    growing = f > rounding
+    # in the end every group of equal eigenvalues has outgrown the next one by any factor
+    group = jnp.cumsum(jnp.concatenate([jnp.zeros(1, bool), f[:-1] - f[1:] > 8 * rounding]))
+    log_growth = jnp.where(growing, 1e3 * (f.size - group), -jnp.inf)
+    U = G @ (jnp.sqrt(jnp.where(growing, 2 * f, 0))[:, None] * _project(log_growth, L).V1)
     pivot = jnp.argmax(L != 0, axis=0)
-    return jnp.sum(growing[pivot] & (jnp.diagonal(L[pivot]) != 0)), jnp.sum(growing)
+    learned = growing[pivot] & (jnp.diagonal(L[pivot]) != 0)
+    return U @ U.T, jnp.sum(learned, dtype=f.dtype), jnp.sum(growing, dtype=f.dtype)
 
 
-def _rounding(f: Array) -> Array:
-    return f.size * jnp.finfo(f.dtype).eps * jnp.max(jnp.abs(f))
+def _velocity(U: Array, F: Array) -> Array:
+    """dU/dt of a factor of P, as ``dP/dt = F P + P F - P^2``."""
+    return F @ U - 0.5 * U @ (U.T @ U)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
 
 
 def _eigenframe(Q0: Array, F: Array) -> _Frame:
@@ -125,8 +135,8 @@ def _project(log_growth: Array, L: Array) -> _Projection:
     return _Projection(m, V[L.shape[1] :], R)
 
 
-def _response(t: Array, frame: _Frame, d_L: Array, d_F: Array) -> Array:
-    """Change of a factor of P, in the eigenbasis, with the start and with F.
+def _response(t: Array, frame: _Frame, d_L: Array, d_F: Array) -> tuple[Array, Array]:
+    """A factor of P in the eigenbasis, and its change with the start and with F.
 
     Where eigenvalues f_i, f_j are apart, d_F_ij turns the eigenvectors by d_F_ij / (f_j - f_i):
     the start turns backwards, and P with the frame. Where they are closer than the cube root of
@@ -145,7 +155,8 @@ def _response(t: Array, frame: _Frame, d_L: Array, d_F: Array) -> Array:
     across = (d_close * jnp.exp(0.5 * jnp.where(close, gap, 0) * langevin)) @ V1
     inside = V1.T @ (d_close * (1 - langevin)) @ V1
     half = d_start + across - V1 @ (V1.T @ across) + 0.5 * V1 @ inside
-    return c[:, None] * half + turn @ (c[:, None] * V1)
+    U = c[:, None] * V1
+    return U, c[:, None] * half + turn @ U
 
 
 def _start_response(log_growth, L, d_L, m, V1, R) -> Array:
@@ -160,12 +171,12 @@ def _start_response(log_growth, L, d_L, m, V1, R) -> Array:
     grown = log_growth[pivot] + jnp.log(jnp.abs(jnp.diagonal(pivots))) > 0
     both = grown[:, None] & grown[None, :]
     triangle = jnp.where(both, pivots, jnp.diag(jnp.where(grown, 0.0, 1.0).astype(L.dtype)))
-    multiple = solve_triangular(triangle, jnp.where(grown[:, None], d_L[pivot], 0), lower=True)
+    multiple = _substitute(triangle, jnp.where(grown[:, None], d_L[pivot], 0))
     cleared = jnp.zeros(L.shape[0], bool).at[pivot].max(grown)
     rest = jnp.where(cleared[:, None], 0, _scaled(log_growth, m, d_L - L @ multiple))
     known = jnp.exp(-m[:, None]) * multiple * jnp.exp(-m[None, :])
-    X = rest - V1 @ (V1.T @ rest) + V1 @ solve_triangular(R, known, trans=1)
-    return solve_triangular(R, X.T, trans=1).T
+    X = rest - V1 @ (V1.T @ rest) + V1 @ _substitute(R.T, known)
+    return _substitute(R.T, X.T).T
 
 
 def _echelon(R: Array) -> tuple[Array, Array]:
@@ -192,6 +203,21 @@ def _echelon(R: Array) -> tuple[Array, Array]:
 
     (H, _), L = jax.lax.scan(add, (jnp.zeros((hidden, r), R.dtype), jnp.array(0)), R)
     return L, H
+
+
+def _substitute(lower: Array, right: Array) -> Array:
+    """``lower^{-1} right`` by forward substitution.
+
+    Batched LAPACK calls that do not wait for each other can block jaxlib's thread pool for good
+    on machines with few cores. There is one at a time here: eigh, then qr.
+    """
+
+    def solve_row(solved, line):
+        row, i, value = line
+        return solved.at[i].set((value - row @ solved) / row[i]), None
+
+    lines = (lower, jnp.arange(lower.shape[0]), right)
+    return jax.lax.scan(solve_row, jnp.zeros_like(right), lines)[0]
 
 
 def _growth(f: Array, t: Array) -> tuple[Array, Array]:

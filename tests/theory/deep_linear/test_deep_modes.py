@@ -220,6 +220,14 @@ def test_second_derivative_is_the_acceleration():
     assert jax.grad(jax.grad(strength))(t) == pytest.approx(float(expected), rel=1e-10)
 
 
+def test_second_derivative_in_the_start_at_the_target():
+    s, t, depth = 1.4, 0.3, 3
+    curvature = jax.jit(jax.hessian(lambda u0: deep_mode_strength(t, s, u0, depth)))(s)
+    left = np.exp(-rate(s, depth, 1.0) * t)
+    # du/du0 = v(u)/v(u0), expanded to first order in u0 - s
+    assert curvature == pytest.approx(-2 * power(depth) / s * left * (1 - left), rel=1e-12)
+
+
 # --- invariants ---------------------------------------------------------------------------------
 
 

@@ -52,6 +52,8 @@ def logistic(t, s, u0):
 
 @given(modes(), st.floats(-3, 2))
 @example((1.0, -1e3, 1e-6, 1.0), 1.5)
+@example((1e3, -1e3, 1e-6, 1.0), 1.3)  # next to the saddle, |u| between c and u0,
+@example((1e3, -1e3, 1e-6, 1.0), 1.36)  # and of the order of c
 @example((1e3, -1e-6, 1e3, 1.0), -1.0)
 @example((1e-6, 1e3, 0.0, 1.0), 1.0)
 def test_strength_solves_the_mode_equation(mode, elapsed):
