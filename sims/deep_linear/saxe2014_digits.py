@@ -203,8 +203,9 @@ EXPERIMENT = Experiment(
     ),
     statement="Digits are learned mode by mode at the predicted times, whitened and raw.",
     equations=(
-        r"\tau \dot u = 2u(s-\lambda u), \qquad "
-        r"\Sigma_{yx} = U\,\mathrm{diag}(s)\,V^{\top}, \quad \lambda = v^{\top}\Sigma_{xx}v",
+        r"\Sigma_{yx} = U\,\mathrm{diag}(s)\,V^{\top}",
+        r"\lambda = v^{\top}\Sigma_{xx}v",
+        r"\tau \dot u = 2u(s-\lambda u)",
         r"t_{1/2} = \frac{\tau}{2s}\ln\frac{s-\lambda u_0}{\lambda u_0}",
     ),
     quick=Config(),

@@ -285,8 +285,9 @@ EXPERIMENT = Experiment(
     ),
     statement="Modes of hierarchical data are learned one after another, at times ln(s/u0)/2s.",
     equations=(
-        r"\tau \dot u = 2u(s-u), \qquad u(t) = \frac{s\,u_0}{u_0 + (s-u_0)e^{-2st/\tau}}",
-        r"t_{1/2} = \frac{\tau}{2s}\ln\frac{s-u_0}{u_0}, \qquad "
+        r"\tau \dot u = 2u(s-u)",
+        r"u(t) = \frac{s\,u_0}{u_0 + (s-u_0)e^{-2st/\tau}}",
+        r"t_{1/2} = \frac{\tau}{2s}\ln\frac{s-u_0}{u_0}",
         r"\mathrm{E}\ln u_{\mathrm{eff}} = \ln\sigma^2 + \psi\left(\frac{N_h-k+1}{2}\right)",
     ),
     quick=Config(),
