@@ -17,6 +17,6 @@ common = {
     "print_blob": True,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("ci", max_examples=60, derandomize=True, **common)
+settings.register_profile("ci", max_examples=30, derandomize=True, **common)
 settings.register_profile("explore", max_examples=1000, **common)
 settings.load_profile("ci")

@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.deep_linear import (
+    advani2017_dynamics,
+    advani2017_stopping,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
@@ -20,6 +22,8 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "saxe2014_depth": saxe2014_depth.draw,
     "saxe2014_products": saxe2014_products.draw,
     "saxe2014_jacobians": saxe2014_jacobians.draw,
+    "advani2017_dynamics": advani2017_dynamics.draw,
+    "advani2017_stopping": advani2017_stopping.draw,
 }
 
 

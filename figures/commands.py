@@ -153,7 +153,9 @@ def _select(names: Iterable[str]) -> list[Experiment]:
     return [listed for listed in catalogue.EXPERIMENTS if listed.name in chosen]
 
 
-def _configured(experiment: Experiment, arguments: argparse.Namespace, *, several: bool) -> Any:
+def _configured(
+    experiment: Experiment, arguments: argparse.Namespace, *, several: bool = False
+) -> Any:
     """The preset with what the command line changes; ValueError names the experiment.
 
     Of several experiments, ``--seeds`` changes those that have such a field.

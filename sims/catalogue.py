@@ -3,6 +3,8 @@
 import difflib
 
 from sims.deep_linear import (
+    advani2017_dynamics,
+    advani2017_stopping,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
@@ -17,6 +19,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_depth.EXPERIMENT,
     saxe2014_products.EXPERIMENT,
     saxe2014_jacobians.EXPERIMENT,
+    advani2017_dynamics.EXPERIMENT,
+    advani2017_stopping.EXPERIMENT,
 )
 
 

@@ -370,16 +370,16 @@ EXPERIMENT = Experiment(
     statement="Learning time is bounded in depth from decoupled or orthogonal weights, and grows "
     "exponentially from Gaussian ones.",
     equations=(
-        r"n(L) = \int_{w_0}^{w_f} \frac{dw}{w^{2-2/L}(1-w)} \le n(\infty), \qquad "
+        r"n(L) = \int_{w_0}^{w_f} \frac{dw}{w^{2-2/L}(1-w)} \le n(\infty)",
         r"\eta_{\mathrm{crit}} = \frac{2}{L s^{2-2/L}}",
-        r"\dot z = L\,|sz|^{2-2/L}(1-z), \qquad z(0) = w_0 e^{i\theta}",
+        r"\dot z = L\,|sz|^{2-2/L}(1-z), \quad z(0) = w_0 e^{i\theta}",
         r"\frac{n_{\mathrm{Gauss}}}{n_{\mathrm{orth}}} \sim "
-        r"\frac{n(L;\, w_0 e^{L\mu})}{n(L;\, w_0)}, \qquad "
+        r"\frac{n(L;\, w_0 e^{L\mu})}{n(L;\, w_0)}",
         r"\mu = \frac12\left[\ln\frac{2}{N} + \psi\left(\frac{N-N_o+1}{2}\right)\right]",
     ),
     quick=Config(),
     full=Config(
-        depths=(2, 4, 8, 16, 32, 64, 100), n_in=32, n_out=10, start=0.05, rates=10, steps=2000
+        depths=(2, 4, 8, 16, 32, 64, 100), n_in=32, n_out=10, rates=8, seeds=12, steps=1100
     ),
     cost=(10, 600),
     predict=predict,

@@ -128,12 +128,13 @@ def test_several_names_and_patterns(ldyn, names, expected):
 def test_verify_prints_the_claims_and_fails_if_one_does(ldyn):
     code, out, _ = ldyn("verify", "all")
     assert code == 1
-    heading, *rows = out.splitlines()
+    rows = out.splitlines()
+    heading = " ".join(rows[:2])  # which a narrow terminal wraps
     for column in ("claim", "predicted", "measured", "error", "tolerance", "verdict"):
         assert column in heading
     assert re.search(r"degree\s+3\s+3.01\s+0.01\s+0.1\s+holds", out)
     assert re.search(r"sum\s+2\s+1\s+0.5\s+1e-09\s+FAILS", out)
-    assert "absolute error; few points" in out
+    assert "absolute error; few points" in " ".join(out.split())
     assert rows[-1] == "2 of 3 claims hold"
 
 

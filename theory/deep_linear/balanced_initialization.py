@@ -86,11 +86,12 @@ def hidden_orthogonal_init(
     """
     require_nonnegative(c1=c1, c2=c2)
     require_count(n_in=n_in, n_out=n_out, n_hidden=n_hidden)
-    if n_hidden < n_in + n_out:
-        raise ValueError(f"n_hidden must be at least n_in + n_out = {n_in + n_out}, got {n_hidden}")
+    n_in, n_hidden, columns = int(n_in), int(n_hidden), int(n_in + n_out)
+    if n_hidden < columns:
+        raise ValueError(f"n_hidden must be at least n_in + n_out = {columns}, got {n_hidden}")
     c1, c2 = as_floats(c1, c2)
-    columns = _haar(jax.random.normal(key, (n_hidden, n_in + n_out), c1.dtype))
-    return jnp.sqrt(c1) * columns[:, :n_in], jnp.sqrt(c2) * columns[:, n_in:].T
+    O = _haar(jax.random.normal(key, (n_hidden, columns), c1.dtype))
+    return jnp.sqrt(c1) * O[:, :n_in], jnp.sqrt(c2) * O[:, n_in:].T
 
 
 def wide_mode_imbalance(

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float
 from theory.checks import require_depth
 from theory.deep_linear.arguments import require_nonnegative
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
+from theory.numerics import Count
 
 
 def end_to_end_velocity(
     W: Float[ArrayLike, "..."],
     grad: Float[ArrayLike, "..."],
-    depth: int,
+    depth: Count,
     weight_decay: ArrayLike = 0.0,
 ) -> Float[Array, "outputs inputs"]:
     """Velocity of the map W of a balanced network of depth L, for the gradient of any loss.
@@ -52,7 +53,7 @@ def end_to_end_velocity(
 def singular_value_velocity(
     W: Float[ArrayLike, "..."],
     grad: Float[ArrayLike, "..."],
-    depth: int,
+    depth: Count,
     weight_decay: ArrayLike = 0.0,
 ) -> Float[Array, " modes"]:
     """Velocity of the singular values of the map of a balanced network, largest value first.
@@ -76,7 +77,7 @@ def singular_value_velocity(
 
 
 def singular_vector_velocity(
-    W: Float[ArrayLike, "..."], grad: Float[ArrayLike, "..."], depth: int
+    W: Float[ArrayLike, "..."], grad: Float[ArrayLike, "..."], depth: Count
 ) -> tuple[Float[Array, "outputs modes"], Float[Array, "inputs modes"]]:
     """Velocity (dU/dt, dV/dt) of the singular vectors of the map W = U S V^T of a balanced network.
 
@@ -162,7 +163,7 @@ def _velocity(W, grad, weight_decay, *, depth):
     return -total - weight_decay * depth * W
 
 
-def _turns(gradient: Array, s: Array, depth: int) -> tuple[Array, Array]:
+def _turns(gradient: Array, s: Array, depth: Count) -> tuple[Array, Array]:
     """``K o [G S + S G^T]`` and ``K o [S G + G^T S]`` for G in the singular basis."""
     roots = s ** (2 / depth)
     gap = roots[None, :] - roots[:, None]

@@ -1,8 +1,7 @@
 """Modes of deep linear networks: two layers of any balance here; task and depth re-exported.
 
-Each singular mode of the task is learned by itself when layers are aligned with it (Saxe,
-McClelland & Ganguli 2014, arXiv:1312.6120). In two layers with hidden vectors a (from the input)
-and b (to the output), ``u = a.b`` and
+Layers aligned with the task learn each singular mode by itself (Saxe, McClelland & Ganguli 2014,
+arXiv:1312.6120). In two layers with hidden vectors a (input) and b (output), ``u = a.b`` and
 
     tau du/dt = sqrt(c^2 + 4 u^2) (s - u),    c the conserved imbalance.
 
@@ -75,8 +74,7 @@ def two_layer_mode_strength(
     ``u = (u0 + s B) / (1 + B)`` as in the module's head; balanced and ``u0 > 0`` it is the logistic
     ``s u0 / (u0 + (s - u0) e^(-2 s t/tau))``. A balanced mode with ``u0 < 0`` sits on the stable
     manifold of the saddle: ``u -> 0``, not ``s``. Accurate to a few roundings (and that of ``K t``)
-    relative to u for ``u0 >= 0``, to ``max(|u|, min(s, |u0|, |c|))`` for ``u0 < 0``, where u may
-    cross zero.
+    of u; if ``u0 < 0``, where u may cross zero, of ``max(|u|, min(s, |u0|, |c|))``.
     Raises ``ValueError`` for negative ``t``, ``s`` or ``tau`` not positive, NaN.
     Source: Saxe, McClelland & Ganguli 2014, arXiv:1312.6120.
 

@@ -147,12 +147,10 @@ def qqt(
         P = e^{Ft} Q0 [I + Q0^T Phi Q0]^{-1} Q0^T e^{Ft},   Phi = int_0^t e^{2Fs} ds   (tau = 1)
 
     evaluated without overflow at any finite t >= 0. t: any shape; Q0: (N, hidden), F: (N, N)
-    symmetric, of any rank. Error: a few roundings of |P|, times that of
-    f t in modes that are growing at the time. What Q0 holds of a growing eigenvector of F within
-    rounding (N eps |Q0|) counts as nothing: a start in a saddle stays in it.
-
-    Differentiable: in t by the equation itself (to any order); once in Q0 and F, also where
-    eigenvalues repeat, as they always do for inputs != outputs.
+    symmetric, of any rank. Error: a few roundings of |P|, times f t while modes grow. What Q0 holds
+    of a growing eigenvector within rounding (8 N eps |Q0|) counts as nothing: a start in a saddle
+    stays there. Differentiable to any order in t, by the equation itself, and once in Q0 and F,
+    also where eigenvalues repeat, as 0 does for inputs != outputs.
 
     Raises ``ValueError`` for t < 0, tau <= 0, shapes that do not fit, an asymmetric F, NaN.
     Source: Fukumizu 1998; Braun et al. 2022; the overflow-free form is derived here.
@@ -198,10 +196,9 @@ def qqt_limit(Q0: Float[ArrayLike, "..."], F: Float[ArrayLike, "..."]) -> Riccat
     ``determinant_obstruction``. Eigenvalues within 8 N eps of each other count as equal; if only
     part of them fits into the hidden units, the start decides which.
 
-    The derivative with respect to F is that of the equilibrium (an
-    eigenvalue repeated across the cut has none), with respect to Q0 it is 0.
-    Raises ``ValueError`` for shapes that do not fit, an asymmetric F, NaN.
-    Source: Braun et al. 2022; Domine et al. 2024, arXiv:2409.14623.
+    The derivative with respect to F is that of the equilibrium (an eigenvalue repeated across the
+    cut has none), with respect to Q0 it is 0. Raises ``ValueError`` for shapes that do not
+    fit, an asymmetric F, NaN. Source: Braun et al. 2022; Domine et al. 2024, arXiv:2409.14623.
 
     >>> F = fukumizu_matrix(jnp.diag(jnp.array([2.0, 1.0])))
     >>> end = qqt_limit(jnp.array([[0.1], [0.2], [0.1], [0.2]]), F)  # one hidden unit
@@ -216,11 +213,7 @@ def qqt_limit(Q0: Float[ArrayLike, "..."], F: Float[ArrayLike, "..."]) -> Riccat
 
 def split_qqt(
     P: Float[ArrayLike, "..."], n_in: Count
-) -> tuple[
-    Float[Array, "*batch inputs inputs"],
-    Float[Array, "*batch outputs inputs"],
-    Float[Array, "*batch outputs outputs"],
-]:
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     """The blocks ``(W1^T W1, W2 W1, W2 W2^T)`` of P (..., N, N), inputs = n_in first.
 
     Raises ``ValueError`` unless P is square (in its last two axes) and 1 <= n_in < N.

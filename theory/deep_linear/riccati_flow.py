@@ -18,7 +18,7 @@ where columns may be scaled, in logarithms, before they are made orthonormal.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +56,13 @@ def riccati_factor(t: Array, Q0: Array, F: Array) -> Array:
 
 
 def _riccati_factor_jvp(primals, tangents):
-    (t, Q0, F), (d_t, d_Q0, d_F) = primals, tangents
-    if _is_zero(d_Q0) and _is_zero(d_F):  # then nothing beyond the equation itself is needed
-        U = riccati_factor(t, Q0, F)
-        return U, _velocity(U, F) * d_t
+    t, Q0, F = primals
+    if all(isinstance(tangent, SymbolicZero) for tangent in tangents[1:]):
+        U = riccati_factor(t, Q0, F)  # nothing is needed beyond the equation itself
+        return U, _velocity(U, F) * tangents[0]
     d_t, d_Q0, d_F = (
-        jnp.zeros_like(x) if _is_zero(d_x) else d_x
-        for x, d_x in zip(primals, tangents, strict=True)
+        jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
+        for primal, tangent in zip(primals, tangents, strict=True)
     )
     frame = _eigenframe(Q0, F)
     d_F = frame.G.T @ (0.5 * (d_F + d_F.T)) @ frame.G
@@ -86,7 +86,7 @@ def _riccati_limit_jvp(primals, tangents):
     # the equilibrium moves with F as long as it keeps its rank, and its share of the eigenvalues
     (Q0, F), (_, d_F) = primals, tangents
     f, G, L, _ = _eigenframe(Q0, F)
-    P, *counts = _limit(f, G, L)
+    P, learned, growing = _limit(f, G, L)
     p = jnp.diagonal(G.T @ P @ G)
     gap, total = f[:, None] - f[None, :], f[:, None] + f[None, :]
     close = jnp.abs(gap) <= jnp.cbrt(jnp.finfo(f.dtype).eps) * jnp.max(jnp.abs(f))
@@ -94,7 +94,7 @@ def _riccati_limit_jvp(primals, tangents):
     across = (p[:, None] - p[None, :]) / jnp.where(close, 1, gap)
     d_F = G.T @ (0.5 * (d_F + d_F.T)) @ G
     d_P = G @ (jnp.where(close, within, across) * d_F) @ G.T
-    return (P, *counts), (d_P, *(jnp.zeros_like(count) for count in counts))
+    return (P, learned, growing), (d_P, jnp.zeros_like(learned), jnp.zeros_like(growing))
 
 
 def _limit(f: Array, G: Array, L: Array) -> tuple[Array, Array, Array]:
@@ -112,10 +112,6 @@ def _limit(f: Array, G: Array, L: Array) -> tuple[Array, Array, Array]:
 def _velocity(U: Array, F: Array) -> Array:
     """dU/dt of a factor of P, as ``dP/dt = F P + P F - P^2``."""
     return F @ U - 0.5 * U @ (U.T @ U)
-
-
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
 
 
 def _eigenframe(Q0: Array, F: Array) -> _Frame:
@@ -182,26 +178,29 @@ def _start_response(log_growth, L, d_L, m, V1, R) -> Array:
 def _echelon(R: Array) -> tuple[Array, Array]:
     """``R = L H^T``, H (hidden, r) with orthonormal columns, r = min(R.shape), L in echelon form.
 
-    Gram-Schmidt on the rows of R from the top. A row that depends on those above it within
-    rounding counts as dependent; otherwise rounding errors would grow as e^{ft}.
+    Gram-Schmidt on the rows of R from the top. A row counts as dependent on those above it if
+    what is left of it may be rounding, whose growth as e^{ft} would otherwise be taken for
+    learning: 8 N eps |R|, times how much the rows above it are stretched to make it up.
     """
     n, hidden = R.shape
     r = min(n, hidden)
-    least = n * jnp.finfo(R.dtype).eps * jnp.sqrt(jnp.max(jnp.sum(R * R, axis=1)))
+    sizes = jnp.sqrt(jnp.sum(R * R, axis=1))
+    rounding = 8 * n * jnp.finfo(R.dtype).eps * jnp.max(sizes)
 
-    def add(carry, row):
-        H, rank = carry
+    def add(carry, line):
+        (H, rank, least), (row, size) = carry, line
         along = H.T @ row
-        residual = row - H @ along
-        again = H.T @ residual
-        residual, along = residual - H @ again, along + again
-        size = jnp.sqrt(jnp.sum(residual * residual))
-        new = (size > least) & (rank < r)
-        direction = jnp.where(new, residual / jnp.where(new, size, 1), 0)
-        line = along.at[rank].add(jnp.where(new, size, 0))
-        return (H.at[:, rank].add(direction), rank + new), line
+        rest = row - H @ along
+        again = H.T @ rest
+        rest, along = rest - H @ again, along + again
+        left = jnp.sqrt(jnp.sum(rest * rest))
+        new = (left > rounding * jnp.maximum(1, size / least)) & (rank < r)
+        H = H.at[:, rank].add(jnp.where(new, rest / jnp.where(new, left, 1), 0))
+        along = along.at[rank].add(jnp.where(new, left, 0))
+        return (H, rank + new, jnp.where(new, jnp.minimum(least, left), least)), along
 
-    (H, _), L = jax.lax.scan(add, (jnp.zeros((hidden, r), R.dtype), jnp.array(0)), R)
+    start = jnp.zeros((hidden, r), R.dtype), jnp.array(0), jnp.array(jnp.inf, R.dtype)
+    (H, _, _), L = jax.lax.scan(add, start, (R, sizes))
     return L, H
 
 

@@ -21,7 +21,7 @@ from theory.deep_linear.arguments import (
     require_positive,
 )
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
-from theory.numerics import require_count
+from theory.numerics import Count, require_count
 
 
 def ntk_two_layer(
@@ -46,7 +46,7 @@ def ntk_two_layer(
     return jnp.kron(outputs, X.T @ first @ X) + jnp.kron(second, X.T @ X)
 
 
-def ntk_balanced(W: Float[ArrayLike, "..."], depth: int) -> Float[Array, "n n"]:
+def ntk_balanced(W: Float[ArrayLike, "..."], depth: Count) -> Float[Array, "n n"]:
     """Tangent kernel of a balanced deep linear network with the map W, on orthonormal inputs.
 
     ``sum_{j=1..L} (W W^T)^{(L-j)/L} (x) (W^T W)^{(j-1)/L}``, the kernel of the entries of W, rows
@@ -64,7 +64,7 @@ def ntk_balanced(W: Float[ArrayLike, "..."], depth: int) -> Float[Array, "n n"]:
     return _ntk_balanced(W, depth=int(depth))
 
 
-def rich_limit_ntk(beta: Float[ArrayLike, "..."], depth: int) -> Float[Array, "inputs inputs"]:
+def rich_limit_ntk(beta: Float[ArrayLike, "..."], depth: Count) -> Float[Array, "inputs inputs"]:
     """Final tangent kernel of a deep linear network with one output, from vanishing weights.
 
     ``b^{2-2/L} (I + (L-1) bhat bhat^T)`` in input space, for the teacher beta = b bhat, (inputs,),
