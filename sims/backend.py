@@ -17,6 +17,7 @@ from importlib import metadata
 from itertools import product
 from typing import Any, NamedTuple
 
+THREADS = 8
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 ROW_LENGTHS = (3, 5, 6, 7)
 BATCHES = (16385, 32769, 40000)
@@ -40,12 +41,16 @@ class Backend(NamedTuple):
 
 
 def prepare() -> None:
-    """Set the environment of an entry point: fusion flag, one BLAS thread, float64.
+    """Set the environment of an entry point: fusion flag, threads, float64.
 
     Values the user has set stay. One BLAS thread, because XLA's own thread pool and OpenBLAS's
-    otherwise compete for the same cores.
+    otherwise compete for the same cores. At least ``THREADS`` threads in XLA's pool: with two, a
+    program of two independent batched LAPACK calls can wait for ever, each call holding a thread
+    while it waits for another (seen on jaxlib 0.10.1 with two cores, in 5 of 6 runs; with 8 in
+    none).
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("PJRT_NPROC", str(max(THREADS, os.cpu_count() or 1)))
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     flags = os.environ.get("XLA_FLAGS", "").strip()
     in_a_file = flags[:1] not in ("", "-")  # then the variable is the file's name: hands off

@@ -57,7 +57,8 @@ def balanced_init(
     a = scale * jnp.zeros(n_hidden, a.dtype).at[: a.size].set(a)[:carried]
     b = jnp.sqrt(a**2 + abs(imbalance)) if imbalance else a
     W1 = (R[:, :rank] * a[None, :rank]) @ At[:rank]
-    # in the basis of the hidden vectors the Gaussian matrix behind them is Gaussian as well
+    # In the basis of the hidden vectors a Gaussian matrix is Gaussian as well. Taking it there also
+    # makes qr wait for svd: batched LAPACK calls at one time can block jaxlib's threads for good.
     far = _haar(jax.random.normal(heavy, (last, n_hidden), scale.dtype) @ R[:, :carried])
     W2 = (far * b[None, :]) @ R[:, :carried].T
     if imbalance < 0:

@@ -145,6 +145,32 @@ def test_beyond_the_floating_point_range(name):
     assert_close(found_change, change, 1e-11)
 
 
+@pytest.mark.slow
+@settings(max_examples=500)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    hidden=st.sampled_from([1, 2, 3, 5]),
+    spectrum=st.lists(
+        st.one_of(st.sampled_from([2.0, 1.0, 0.0, -1.0]), st.floats(-2, 2)), min_size=4, max_size=4
+    ),
+    log_time=st.floats(-3, 1.5),
+    spread=st.floats(0, 4),
+)
+def test_any_symmetric_generator_and_any_start(seed, hidden, spectrum, log_time, spread):
+    """Starts whose rows differ by four orders of magnitude lose as many digits, at the worst."""
+    rng = np.random.default_rng(seed)
+    G = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    F = (G * np.array(spectrum)) @ G.T
+    F = (F + F.T) / 2
+    Q0 = rng.standard_normal((4, hidden)) * 10.0 ** rng.uniform(-spread, 0, (4, 1))
+    d_Q0, d_F = rng.standard_normal((4, hidden)), rng.standard_normal((4, 4))
+    d_F = (d_F + d_F.T) / 2
+    P, change = oracle(10.0**log_time, Q0, F, d_Q0, d_F)
+    found, found_change = derivative(10.0**log_time, Q0, F, d_Q0, d_F)
+    assert_close(found, P, 1e-10)
+    assert_close(found_change, change, 1e-9)
+
+
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-9, 1e-7, 1e-6, 1e-5, 1e-3])
 def test_derivative_between_close_eigenvalues(gap):
     """Across the switch between the two ways of writing it, at gap t = 6e-6; errors eps^(2/3)."""
