@@ -88,11 +88,12 @@ def small_steps(ax: Axes, result: Result) -> None:
         style.theory_line(ax, predicted["curve_depths"], theory, label, color=color)
         ax.axhline(limit, color=style.darker(color), linewidth=0.6, linestyle="--")
     ax.set(yscale="log", ylabel=r"steps $\times\; \eta L s^{2-2/L}$")
+    ax.set_ylim(0.4 * predicted["curve_steps"].min(), None)  # room for the legend
     ax.set_title("square orthogonal, small learning rate")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.legend(title=r"angle $\theta$", loc="lower right")
+    ax.legend(title=r"angle $\theta$", loc="lower right", ncols=3)
 
 
 def against_depth(ax: Axes, depths: np.ndarray) -> None:
