@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dynamics.training import TrainState, optimizer_step
@@ -46,3 +47,10 @@ def training_process(
 def seed_keys(key: jax.Array, seeds: int) -> jax.Array:
     """One key per seed; seed i has the same key however many there are."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(seeds))
+
+
+def over_draws(path: Callable, key: jax.Array, draws: int, *, batch: int) -> Any:
+    """``path`` of one key per draw, draws leading, a batch at a time to bound the memory."""
+    keys = seed_keys(key, draws)
+    found = jax.jit(lambda keys: jax.lax.map(path, keys, batch_size=batch))(keys)
+    return jax.tree.map(np.asarray, found)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+DOUBLINGS = np.array([1, 2, 4])  # widths at which a 1/N error is measured, and cancelled
+
 
 def fitted_exponent(x: np.ndarray, y: np.ndarray) -> float:
     """Slope of ln|y| against ln x by least squares: the p of ``y ~ x^p``.
@@ -42,3 +44,16 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """
     ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
     return float(1 - 6 * np.sum((ranks[0] - ranks[1]) ** 2) / (len(x) ** 3 - len(x)))
+
+
+def mean_and_error(samples: np.ndarray) -> np.ndarray:
+    """Row 0 the mean over the leading axis, row 1 its standard error."""
+    return np.array([samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))])
+
+
+def order_and_error(samples: np.ndarray) -> np.ndarray:
+    """Order in 1/N of the error of a mean, from draws at N, 2N, 4N, and its standard error."""
+    steps = samples[:-1] - samples[1:]
+    response = steps / steps.mean(axis=1, keepdims=True) / np.log(2)  # of log2 of their ratio
+    error = mean_and_error(response[0] - response[1])[1]
+    return np.array([order_of_error(samples.mean(axis=1)), error])

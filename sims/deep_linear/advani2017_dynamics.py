@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sims import papers
 from sims.deep_linear.noisy_teachers import (
     Students,
     finite_size_errors,
@@ -22,7 +23,7 @@ from sims.deep_linear.noisy_teachers import (
     step_error,
     student,
 )
-from sims.experiment import Arrays, Claim, Experiment, Source
+from sims.experiment import Arrays, Claim, Experiment
 from sims.rates import fitted_exponent
 from sims.sweep import sweep
 from theory.deep_linear import generalization
@@ -220,13 +221,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="advani2017_dynamics",
-    source=Source(
-        "Advani & Saxe",
-        2017,
-        "High-dimensional dynamics of generalization error in neural networks",
-        "1710.03667",
-        "generalization and training error over time",
-    ),
+    source=papers.advani2017("generalization and training error over time"),
     statement="Noise is fitted late, most at as many examples as inputs; what data lack stays.",
     equations=(
         r"E_g(t) = \int\!\rho(\lambda)\left[(\sigma_w^2+\sigma_0^2)e^{-2\lambda t}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from sims import papers
 from sims.deep_linear.noisy_teachers import (
     Students,
     jackknife,
@@ -22,7 +23,7 @@ from sims.deep_linear.noisy_teachers import (
     step_error,
     student,
 )
-from sims.experiment import Arrays, Claim, Experiment, Source
+from sims.experiment import Arrays, Claim, Experiment
 from sims.sweep import sweep
 from theory.deep_linear import generalization as theory
 
@@ -199,12 +200,8 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="advani2017_stopping",
-    source=Source(
-        "Advani & Saxe",
-        2017,
-        "High-dimensional dynamics of generalization error in neural networks",
-        "1710.03667",
-        "early stopping against ridge regression; stopping time against signal-to-noise ratio",
+    source=papers.advani2017(
+        "early stopping against ridge regression; stopping time against signal-to-noise ratio"
     ),
     statement="Stopped in time, gradient descent does as well as ridge regression and has no peak.",
     equations=(

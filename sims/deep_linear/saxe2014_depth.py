@@ -32,6 +32,7 @@ import numpy as np
 from scipy.integrate import quad
 
 from dynamics.representation import first_crossing
+from sims import papers
 from sims.deep_linear.deep_networks import (
     Group,
     Task,
@@ -41,7 +42,7 @@ from sims.deep_linear.deep_networks import (
     random_networks,
     train,
 )
-from sims.experiment import Arrays, Claim, Experiment, Source
+from sims.experiment import Arrays, Claim, Experiment
 from sims.rates import fitted_exponent, order_of_error, without_step_error
 from sims.sweep import sweep
 from theory.deep_linear import modes
@@ -360,13 +361,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="saxe2014_depth",
-    source=Source(
-        "Saxe, McClelland & Ganguli",
-        2014,
-        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
-        "1312.6120",
-        "learning time and optimal learning rate against depth",
-    ),
+    source=papers.saxe2014("learning time and optimal learning rate against depth"),
     statement="Learning time is bounded in depth from decoupled or orthogonal weights, and grows "
     "exponentially from Gaussian ones.",
     equations=(

@@ -21,8 +21,8 @@ from dynamics import models
 from dynamics.losses import half_squared_error
 from dynamics.recording import record_schedule
 from dynamics.representation import first_crossing, mode_strengths
-from sims import data
-from sims.experiment import Arrays, Claim, Experiment, Source
+from sims import data, papers
+from sims.experiment import Arrays, Claim, Experiment
 from sims.processes import seed_keys, training_process
 from sims.sweep import Process, sweep
 from theory.deep_linear import modes
@@ -194,13 +194,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="saxe2014_digits",
-    source=Source(
-        "Saxe, McClelland & Ganguli",
-        2014,
-        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
-        "1312.6120",
-        "mode trajectories, on real data",
-    ),
+    source=papers.saxe2014("mode trajectories, on real data"),
     statement="Digits are learned mode by mode at the predicted times, whitened and raw.",
     equations=(
         r"\Sigma_{yx} = U\,\mathrm{diag}(s)\,V^{\top}",

@@ -20,14 +20,10 @@ import numpy as np
 
 from dynamics.initialization import gaussian_init, orthogonal_init
 from dynamics.models import Initializer
-from sims.deep_linear.saxe2014_products import (
-    WIDTHS,
-    mean_and_error,
-    order_and_error,
-    over_draws,
-)
-from sims.experiment import Arrays, Claim, Experiment, Source
-from sims.rates import without_step_error
+from sims import papers
+from sims.experiment import Arrays, Claim, Experiment
+from sims.processes import over_draws
+from sims.rates import DOUBLINGS, mean_and_error, order_and_error, without_step_error
 from theory.deep_linear import random_products
 
 ENSEMBLES = {"orthogonal": orthogonal_init, "gaussian": gaussian_init}
@@ -134,7 +130,7 @@ def random_input(key: jax.Array, n: int, variance: float) -> jax.Array:
 
 def finite_width(config: Config, key: jax.Array) -> Arrays:
     """Signal variance extrapolated to infinite width, and the order in 1/N of its error."""
-    widths = config.small_n * WIDTHS
+    widths = config.small_n * DOUBLINGS
     sampled = np.array([narrow_signals(config, key, n) for n in map(int, widths)])
     critical = np.argmin(np.abs(np.array(config.gains) - random_products.CRITICAL_GAIN))
     return {
@@ -221,13 +217,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="saxe2014_jacobians",
-    source=Source(
-        "Saxe, McClelland & Ganguli",
-        2014,
-        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
-        "1312.6120",
-        "Jacobians of deep tanh networks across gains",
-    ),
+    source=papers.saxe2014("Jacobians of deep tanh networks across gains"),
     statement="Orthogonal weights at the edge of chaos keep a deep tanh network near an isometry.",
     equations=(
         r"q_{l+1} = g^2 \int\! Dz\, \tanh^2(\sqrt{q_l}\, z), \qquad "

@@ -24,7 +24,8 @@ from dynamics import initialization, models
 from dynamics.losses import half_squared_error
 from dynamics.recording import record_schedule
 from dynamics.representation import first_crossing, mode_strengths
-from sims.experiment import Arrays, Claim, Experiment, Source
+from sims import papers
+from sims.experiment import Arrays, Claim, Experiment
 from sims.processes import seed_keys, training_process
 from sims.rates import order_of_error, rank_correlation, without_step_error
 from sims.sweep import Process, sweep
@@ -276,13 +277,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="saxe2014_modes",
-    source=Source(
-        "Saxe, McClelland & Ganguli",
-        2014,
-        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
-        "1312.6120",
-        "mode trajectories on tree-structured data",
-    ),
+    source=papers.saxe2014("mode trajectories on tree-structured data"),
     statement="Modes of hierarchical data are learned one after another, at times ln(s/u0)/2s.",
     equations=(
         r"\tau \dot u = 2u(s-u)",

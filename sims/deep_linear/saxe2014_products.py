@@ -20,14 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamics.initialization import gaussian_init, orthogonal_init
-from sims.experiment import Arrays, Claim, Experiment, Source
-from sims.processes import seed_keys
-from sims.rates import fitted_exponent, order_of_error, without_step_error
+from sims import papers
+from sims.experiment import Arrays, Claim, Experiment
+from sims.processes import over_draws
+from sims.rates import (
+    DOUBLINGS,
+    fitted_exponent,
+    mean_and_error,
+    order_and_error,
+    without_step_error,
+)
 from theory.deep_linear import product_spectrum, random_products
 
 THRESHOLDS = np.array([0.01, 0.1, 0.5])  # of singular values: directions that are all but lost
 POWERS = np.array([1, 2, 3])
-WIDTHS = np.array([1, 2, 4])  # times ``moment_n``
 SWEEPS = 40  # of QR; each contracts neighbours by the ratio of their singular values
 EPS = np.finfo(np.float64).eps
 
@@ -123,26 +129,6 @@ def along_product(
     return path
 
 
-def over_draws(path: Callable, key: jax.Array, draws: int, *, batch: int) -> Any:
-    """``path`` of one key per draw, draws leading, a batch at a time to bound the memory."""
-    keys = seed_keys(key, draws)
-    found = jax.jit(lambda keys: jax.lax.map(path, keys, batch_size=batch))(keys)
-    return jax.tree.map(np.asarray, found)
-
-
-def mean_and_error(samples: np.ndarray) -> np.ndarray:
-    """Row 0 the mean over the leading axis, row 1 its standard error."""
-    return np.array([samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))])
-
-
-def order_and_error(samples: np.ndarray) -> np.ndarray:
-    """Order in 1/N of the error of a mean, from draws at N, 2N, 4N, and its standard error."""
-    steps = samples[:-1] - samples[1:]
-    response = steps / steps.mean(axis=1, keepdims=True) / np.log(2)  # of log2 of their ratio
-    error = mean_and_error(response[0] - response[1])[1]
-    return np.array([order_of_error(samples.mean(axis=1)), error])
-
-
 def singular_values(product: jax.Array) -> jax.Array:
     """All of them, descending."""
     return jnp.linalg.svd(product, compute_uv=False)
@@ -150,7 +136,7 @@ def singular_values(product: jax.Array) -> jax.Array:
 
 def moment_statistics(config: Config, key: jax.Array) -> Arrays:
     """Mean at every width; higher moments as N -> infinity; the order in 1/N of their error."""
-    widths = config.moment_n * WIDTHS
+    widths = config.moment_n * DOUBLINGS
     sampled = np.array([sampled_moments(config, key, n) for n in map(int, widths)])
     higher = without_mean_fluctuations(sampled)
     second = higher[..., 0].sum(axis=2)  # over depths, for one number: (widths, draws)
@@ -304,13 +290,7 @@ CLAIMS = (
 
 EXPERIMENT = Experiment(
     name="saxe2014_products",
-    source=Source(
-        "Saxe, McClelland & Ganguli",
-        2014,
-        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
-        "1312.6120",
-        "singular values of products of random matrices",
-    ),
+    source=papers.saxe2014("singular values of products of random matrices"),
     statement="Deep Gaussian products lose almost all directions; orthogonal ones keep every one.",
     equations=(
         r"\frac1N\,\mathrm{E}\,\mathrm{tr}\,(P^\top P)^k \to \frac{1}{Lk+1}\binom{(L+1)k}{k}, "

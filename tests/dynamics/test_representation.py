@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamics.losses import half_squared_error
-from dynamics.representation import first_crossing, mode_strengths
+from dynamics.models import deep_linear
+from dynamics.representation import (
+    balance_matrices,
+    effective_rank,
+    first_crossing,
+    mode_strengths,
+)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -68,3 +74,33 @@ def test_half_squared_error_against_loops():
     loss = half_squared_error(lambda w, x: x @ w.T, examples="mean")
     with pytest.raises(ValueError, match="y must have"):
         loss(w, (x, y[:, 0]))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10.0), st.integers(1, 4))
+def test_effective_rank_counts_equal_singular_values_at_any_scale(seed, scale, rank):
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 4)))[0] for n in (6, 5))
+    flat = scale * left[:, :rank] @ right[:, :rank].T
+    # Rounding leaves singular values x ~ eps, each of which adds x ln(1/x) to the entropy.
+    np.testing.assert_allclose(effective_rank(flat), rank, rtol=1e-12)
+    general = left @ np.diag(rng.uniform(0.1, 1, 4)) @ right.T
+    assert 1 < effective_rank(general) < 4
+    np.testing.assert_allclose(effective_rank(scale * general), effective_rank(general), rtol=1e-12)
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_balance_matrices_feel_gradient_descent_at_second_order_only(seed):
+    """Exact one-step change of hidden layer 1: eta^2 times squares of the layers' gradients."""
+    model = deep_linear((3, 4, 4, 2))
+    params = model.init(jax.random.key(seed))
+    x, y = np.random.default_rng(seed).standard_normal((2, 5, 3))
+    loss = half_squared_error(model.apply, examples="mean")
+    grads = jax.grad(loss)(params, (x, y[:, :2]))
+    before = balance_matrices(params)
+    assert [b.shape for b in before] == [(4, 4), (4, 4)]
+    after = balance_matrices(tuple(w - 0.01 * g for w, g in zip(params, grads, strict=True)))
+    for layer in range(2):
+        low, high = grads[layer], grads[layer + 1]
+        exact = 1e-4 * (high.T @ high - low @ low.T)
+        scale = max(float(jnp.sum(w**2)) for w in params)
+        np.testing.assert_allclose(after[layer] - before[layer], exact, atol=1e-14 * scale)
