@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
+# An integer argument. Floats pass the type only to be refused by name, in ``require_count``.
+Count = int | np.integer | float
+
 
 def is_concrete(*values: Any) -> bool:
     """Whether every value is known now, that is, none is a JAX tracer."""
@@ -44,3 +47,20 @@ def require_depth(depth: Any, *, infinite: bool = False) -> None:
     if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1:
         allowed = "an integer >= 1 or infinity" if infinite else "an integer >= 1"
         raise ValueError(f"depth must be {allowed} (number of weight matrices), got {depth!r}")
+
+
+def require_count(*, least: int = 1, **values: Any) -> None:
+    """Raise ``ValueError`` unless every named value consists of integers >= ``least``.
+
+    >>> require_count(depth=2.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: depth must be an integer >= 1, got 2.0
+    """
+    for name, value in values.items():
+        require(
+            name,
+            value,
+            lambda n: np.issubdtype(n.dtype, np.integer) & (n >= least),
+            f"an integer >= {least}",
+        )

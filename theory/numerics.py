@@ -1,37 +1,15 @@
 """Arithmetic shared by theory modules: integer arguments and Gaussian averages."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import require
-
-# An integer argument. Floats pass the type only to be refused by name, in ``require_count``.
-Count = int | np.integer | float
+from theory.checks import Count, require, require_count
 
 # The standard normal density beyond 13 is below 1e-37: nothing out there counts.
 _REACH = 13.0
-
-
-def require_count(*, least: int = 1, **values: Any) -> None:
-    """Raise ``ValueError`` unless every named value consists of integers >= ``least``.
-
-    >>> require_count(depth=2.0)
-    Traceback (most recent call last):
-        ...
-    ValueError: depth must be an integer >= 1, got 2.0
-    """
-    for name, value in values.items():
-        require(
-            name,
-            value,
-            lambda n: np.issubdtype(n.dtype, np.integer) & (n >= least),
-            f"an integer >= {least}",
-        )
 
 
 def gaussian_average(

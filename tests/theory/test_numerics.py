@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from theory.numerics import gaussian_average, require_count
+from theory.checks import require_count
+from theory.numerics import gaussian_average
 
 WIDTHS = st.one_of(st.sampled_from([1e-3, 1.0]), st.floats(-3, 0).map(lambda x: 10.0**x))
 

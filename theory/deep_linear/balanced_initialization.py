@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
+from theory.checks import Count, require_count
 from theory.deep_linear.arguments import as_floats, require_nonnegative
 from theory.deep_linear.imbalance import is_feasible_imbalance
-from theory.numerics import Count, require_count
 
 
 def balanced_init(

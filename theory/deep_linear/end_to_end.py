@@ -19,10 +19,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import require_depth
+from theory.checks import Count, require_depth
 from theory.deep_linear.arguments import require_nonnegative
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
-from theory.numerics import Count
 
 
 def end_to_end_velocity(

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import require, require_depth
+from theory.checks import Count, require, require_count, require_depth
 from theory.deep_linear.arguments import (
     as_floats,
     require_finite,
@@ -23,7 +23,6 @@ from theory.deep_linear.arguments import (
     require_positive,
 )
 from theory.deep_linear.modes import two_layer_mode_strength, two_layer_mode_weights
-from theory.numerics import Count, require_count
 
 
 def minimum_hessian_eigenvalues(s: ArrayLike, depth: Count) -> Float[Array, "modes modes"]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import require, require_depth
+from theory.checks import Count, require, require_depth
 from theory.deep_linear.arguments import (
     as_floats,
     require_finite,
@@ -19,7 +19,6 @@ from theory.deep_linear.arguments import (
     require_positive,
 )
 from theory.deep_linear.depth_integral import power
-from theory.numerics import Count
 
 NEWTON_STEPS = 5  # four reach rounding from anywhere
 

@@ -26,7 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import is_concrete, require, require_depth
+from theory.checks import Count, is_concrete, require, require_depth
 from theory.deep_linear.arguments import (
     as_floats,
     require_finite,
@@ -41,7 +41,6 @@ from theory.deep_linear.pathway_race import (
     race_invariant,
     require_strengths,
 )
-from theory.numerics import Count
 
 __all__ = [
     "critical_period_curve",

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.checks import require_count
 from theory.deep_linear.arguments import as_floats, require_nonnegative
-from theory.numerics import require_count
 
 
 def gaussian_product_edge(L: ArrayLike) -> Float[Array, "..."]:

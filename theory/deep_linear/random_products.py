@@ -17,8 +17,9 @@ from jax.scipy.special import digamma, gammaln
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from theory.checks import Count, require_count
 from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
-from theory.numerics import Count, gaussian_average, require_count
+from theory.numerics import gaussian_average
 
 CRITICAL_GAIN = 1.0
 """Gain of the order-chaos transition of tanh networks: chi(0) = g^2 tanh'(0)^2 = 1."""

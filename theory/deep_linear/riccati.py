@@ -26,7 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from theory.checks import is_concrete, require
+from theory.checks import Count, is_concrete, require, require_count
 from theory.deep_linear.arguments import (
     as_floats,
     require_finite,
@@ -55,7 +55,6 @@ from theory.deep_linear.matrices import (
     require_white,
 )
 from theory.deep_linear.riccati_flow import riccati_factor, riccati_limit
-from theory.numerics import Count, require_count
 
 __all__ = [
     "RescaledProblem",

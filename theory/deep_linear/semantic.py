@@ -19,10 +19,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from theory.checks import require
+from theory.checks import Count, require, require_count
 from theory.deep_linear.arguments import as_floats, require_positive
 from theory.deep_linear.modes import half_learning_time
-from theory.numerics import Count, require_count
 
 
 class TreeSpectrum(NamedTuple):

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import require
+from theory.checks import Count, require, require_count
 from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
-from theory.numerics import Count, require_count
 
 NEWTON_STEPS = 12  # four reach rounding, over twelve decades of eigenvalues too
 

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from theory.checks import is_concrete, require, require_depth
+from theory.checks import Count, is_concrete, require, require_count, require_depth
 from theory.deep_linear.arguments import (
     as_floats,
     require_finite,
     require_positive,
 )
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
-from theory.numerics import Count, require_count
 
 
 def ntk_two_layer(
