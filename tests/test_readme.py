@@ -1,5 +1,6 @@
 """What the README shows runs, and prints what the README says."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -19,3 +20,13 @@ def test_links_and_pictures_exist():
         name for name in targets if not (Path(__file__).resolve().parents[1] / name).exists()
     ]
     assert not missing
+
+
+def test_exact_solutions_are_where_the_table_says():
+    rows = re.findall(
+        r"^\| .* \| `([a-z_]+)\.([a-z_]+)` \| .* \| ([\de-]+) \|$", README, re.MULTILINE
+    )
+    assert len(rows) > 10
+    for module, function, error in rows:
+        assert callable(getattr(importlib.import_module(f"theory.deep_linear.{module}"), function))
+        assert float(error) < 1e-8
