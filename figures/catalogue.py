@@ -8,6 +8,10 @@ from figures import style
 from figures.deep_linear import (
     advani2017_dynamics,
     advani2017_stopping,
+    domine2024_balanced,
+    domine2024_wide,
+    kleinman2023_pathways,
+    kleinman2023_transfer,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
@@ -24,6 +28,10 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "saxe2014_jacobians": saxe2014_jacobians.draw,
     "advani2017_dynamics": advani2017_dynamics.draw,
     "advani2017_stopping": advani2017_stopping.draw,
+    "kleinman2023_pathways": kleinman2023_pathways.draw,
+    "kleinman2023_transfer": kleinman2023_transfer.draw,
+    "domine2024_balanced": domine2024_balanced.draw,
+    "domine2024_wide": domine2024_wide.draw,
 }
 
 

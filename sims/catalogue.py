@@ -5,6 +5,10 @@ import difflib
 from sims.deep_linear import (
     advani2017_dynamics,
     advani2017_stopping,
+    domine2024_balanced,
+    domine2024_wide,
+    kleinman2023_pathways,
+    kleinman2023_transfer,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
@@ -21,6 +25,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_jacobians.EXPERIMENT,
     advani2017_dynamics.EXPERIMENT,
     advani2017_stopping.EXPERIMENT,
+    kleinman2023_pathways.EXPERIMENT,
+    kleinman2023_transfer.EXPERIMENT,
+    domine2024_balanced.EXPERIMENT,
+    domine2024_wide.EXPERIMENT,
 )
 
 
