@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
+from theory.arguments import as_floats, require_nonnegative
 from theory.checks import Count, require_count
-from theory.deep_linear.arguments import as_floats, require_nonnegative
 from theory.deep_linear.imbalance import is_feasible_imbalance
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import require_finite, require_nonnegative, require_positive
 from theory.checks import is_concrete, require
-from theory.deep_linear.arguments import require_finite, require_nonnegative, require_positive
 from theory.deep_linear.byol_modes import (
     ByolFixedPoints,
     ByolModeVelocity,

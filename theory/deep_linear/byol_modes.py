@@ -27,13 +27,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from theory.checks import is_concrete, require
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_nonnegative,
     require_positive,
 )
+from theory.checks import is_concrete, require
 from theory.deep_linear.byol_integral import safe_sqrt, time_between
 
 

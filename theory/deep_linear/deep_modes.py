@@ -20,8 +20,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from theory.checks import is_concrete, require, require_depth
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     keep_between,
     require_finite,
@@ -29,6 +28,7 @@ from theory.deep_linear.arguments import (
     require_positive,
     require_reached,
 )
+from theory.checks import is_concrete, require, require_depth
 from theory.deep_linear.depth_integral import Depth, log_decay, power, work_between
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.deep_linear.arguments import require_nonnegative
+from theory.arguments import require_nonnegative
 from theory.deep_linear.matrices import as_matrices
 from theory.deep_linear.symmetric import require_semidefinite
 

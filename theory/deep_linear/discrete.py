@@ -19,8 +19,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import as_floats, require_finite, require_positive
 from theory.checks import is_concrete, require
-from theory.deep_linear.arguments import as_floats, require_finite, require_positive
 from theory.deep_linear.matrices import as_layers, as_matrices, require_shape
 from theory.deep_linear.sgd_moments import (
     sgd_mean_square_edge,

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import require_nonnegative
 from theory.checks import Count, require_depth
-from theory.deep_linear.arguments import require_nonnegative
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
 
 

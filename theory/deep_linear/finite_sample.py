@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.deep_linear.arguments import require_finite, require_nonnegative, require_positive
+from theory.arguments import require_finite, require_nonnegative, require_positive
 
 
 def finite_sample_path(

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
+from theory.arguments import as_floats, require_nonnegative, require_positive
 from theory.deep_linear.finite_sample import finite_sample_path
 from theory.deep_linear.marchenko_pastur import bulk_mass, marchenko_pastur_nodes
 from theory.deep_linear.ridge import optimal_ridge_error, ridge_error

@@ -15,13 +15,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import Count, require, require_count, require_depth
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_nonnegative,
     require_positive,
 )
+from theory.checks import Count, require, require_count, require_depth
 from theory.deep_linear.modes import two_layer_mode_strength, two_layer_mode_weights
 
 

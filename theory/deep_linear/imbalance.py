@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from theory.arguments import require_finite, require_nonnegative, require_positive
 from theory.checks import Count, require_count
-from theory.deep_linear.arguments import require_finite, require_nonnegative, require_positive
 from theory.deep_linear.matrices import as_layers, as_matrices, require_shape
 
 

@@ -22,8 +22,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import as_floats, require_positive
 from theory.checks import Count, require_count
-from theory.deep_linear.arguments import as_floats, require_positive
 
 NODES = 512
 """A step of 0.141: the error of e^(-lam t) is below 1e-13, relative to the average itself."""

@@ -8,8 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import require_finite
 from theory.checks import Count, is_concrete, require_count
-from theory.deep_linear.arguments import require_finite
 
 
 def as_matrices(**named: ArrayLike) -> list[Array]:

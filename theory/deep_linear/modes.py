@@ -27,8 +27,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from theory.checks import is_concrete
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     keep_between,
     require_finite,
@@ -36,6 +35,7 @@ from theory.deep_linear.arguments import (
     require_positive,
     require_reached,
 )
+from theory.checks import is_concrete
 from theory.deep_linear.deep_modes import (
     critical_learning_rate,
     deep_mode_strength,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import Count, require, require_depth
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_nonnegative,
     require_positive,
 )
+from theory.checks import Count, require, require_depth
 from theory.deep_linear.depth_integral import power
 
 NEWTON_STEPS = 5  # four reach rounding from anywhere

@@ -26,13 +26,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.checks import Count, is_concrete, require, require_depth
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_nonnegative,
     require_positive,
 )
+from theory.checks import Count, is_concrete, require, require_depth
 from theory.deep_linear.deep_modes import deep_mode_strength
 from theory.deep_linear.depth_integral import power
 from theory.deep_linear.pathway_race import (

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import as_floats, require_nonnegative
 from theory.checks import require_count
-from theory.deep_linear.arguments import as_floats, require_nonnegative
 
 
 def gaussian_product_edge(L: ArrayLike) -> Float[Array, "..."]:

@@ -17,8 +17,8 @@ from jax.scipy.special import digamma, gammaln
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from theory.arguments import as_floats, require_nonnegative, require_positive
 from theory.checks import Count, require_count
-from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
 from theory.numerics import gaussian_average
 
 CRITICAL_GAIN = 1.0

@@ -26,13 +26,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from theory.checks import Count, is_concrete, require, require_count
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_nonnegative,
     require_positive,
 )
+from theory.checks import Count, is_concrete, require, require_count
 from theory.deep_linear.balanced_initialization import (
     balanced_init,
     hidden_orthogonal_init,

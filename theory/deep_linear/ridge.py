@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
+from theory.arguments import as_floats, require_nonnegative, require_positive
 
 
 def ridge_error(

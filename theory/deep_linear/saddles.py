@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import require_nonnegative, require_positive
 from theory.checks import require
-from theory.deep_linear.arguments import require_nonnegative, require_positive
 from theory.deep_linear.deep_modes import escape_time_small_init
 from theory.deep_linear.depth_integral import Depth
 from theory.deep_linear.matrices import as_layers, as_matrices, require_shape

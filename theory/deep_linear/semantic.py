@@ -19,8 +19,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from theory.arguments import as_floats, require_positive
 from theory.checks import Count, require, require_count
-from theory.deep_linear.arguments import as_floats, require_positive
 from theory.deep_linear.modes import half_learning_time
 
 

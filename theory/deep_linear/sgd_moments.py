@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from theory.arguments import as_floats, require_nonnegative, require_positive
 from theory.checks import Count, require, require_count
-from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
 
 NEWTON_STEPS = 12  # four reach rounding, over twelve decades of eigenvalues too
 

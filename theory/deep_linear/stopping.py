@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from theory.deep_linear.arguments import as_floats, require_nonnegative, require_positive
+from theory.arguments import as_floats, require_nonnegative, require_positive
 from theory.deep_linear.marchenko_pastur import marchenko_pastur_edges, marchenko_pastur_nodes
 
 BISECTIONS = 64  # of log t, whose range is below 700: beyond the resolution of float64

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from theory.checks import Count, is_concrete, require, require_count, require_depth
-from theory.deep_linear.arguments import (
+from theory.arguments import (
     as_floats,
     require_finite,
     require_positive,
 )
+from theory.checks import Count, is_concrete, require, require_count, require_depth
 from theory.deep_linear.matrices import as_matrices, gram_roots, require_shape
 
 

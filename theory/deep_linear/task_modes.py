@@ -7,8 +7,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from theory.arguments import as_floats, require_finite
 from theory.checks import is_concrete, require
-from theory.deep_linear.arguments import as_floats, require_finite
 
 
 def decompose_task(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from theory.deep_linear.arguments import as_floats, require_positive
+from theory.arguments import as_floats, require_positive
 from theory.deep_linear.modes import two_layer_mode_strength
 
 

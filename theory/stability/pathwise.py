@@ -1,4 +1,4 @@
-"""Stability beyond the second moment: Lyapunov exponents, higher moments, reshuffled epochs.
+"""Stability beyond the second moment of independent batches: higher moments, reshuffled epochs.
 
 Linearised SGD multiplies the output errors e (n c,) by a random matrix a step,
 
@@ -6,80 +6,29 @@ Linearised SGD multiplies the output errors e (n c,) by a random matrix a step,
 
 Almost every path grows or shrinks as ``exp(lyapunov t)``; the k-th moment as ``rate_k^t``, with
 ``lyapunov <= ln(rate_k)/k`` increasing in k. What training obeys is the path: it may sit somewhat
-beyond the mean-square threshold (k = 2), never where the Lyapunov exponent is positive.
+beyond the mean-square threshold (k = 2), never where the Lyapunov exponent is positive, for which
+there is no formula (``dynamics.linearized_sgd`` measures it).
 
-Samplings, never compared silently: ``"iid"``, an independent batch without replacement a step;
-``"replacement"``, with replacement within a batch; ``"reshuffle"``, every sample once an epoch in
-a new random order (n must be a multiple of B). Gram as in ``theory.stability.gram``.
+Reshuffling visits every sample once an epoch in a new random order. Its rates and those of
+independent batches are different numbers, hence different functions. Gram as in
+``theory.stability.gram``.
 
-Source: moments, Ma & Ying (2021), arXiv 2105.13462; in probability, Ziyin et al. (2023), arXiv
-2303.13093 (both recalled). Grams and the average over reshuffled epochs derived here.
+Source: moments, Ma & Ying (2021), arXiv 2105.13462 (recalled). Grams and the average over
+reshuffled epochs derived here.
 """
 
+import functools
 import itertools
 import math
-from functools import partial
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 
-from theory.checks import Count, require, require_count
+from theory.checks import Count, require_count
 from theory.stability.gram import as_gram, gram_modes, mixing_weight
 
-SAMPLINGS = ("iid", "replacement", "reshuffle")
 ENUMERABLE = 200_000  # entries of all batches' operators together
-
-
-class Lyapunov(NamedTuple):
-    """Exponent per step with its standard error over chains, and the number of steps taken."""
-
-    exponent: Float[Array, ""]
-    standard_error: Float[Array, ""]
-    steps: int
-
-
-def lyapunov_exponent(
-    key: Key[Array, ""],
-    gram: ArrayLike,
-    learning_rate: ArrayLike,
-    batch_size: Count,
-    *,
-    steps: Count = 2000,
-    chains: Count = 16,
-    sampling: str = "iid",
-) -> Lyapunov:
-    """Growth rate per step of almost every path of linearised SGD, by Monte Carlo.
-
-    Chains start at random and forget it for a fifth of the steps; their norms are kept in
-    logarithms, so that nothing over- or underflows. ``steps`` are rounded up to whole epochs.
-
-    Raises ``ValueError`` for a bad Gram, batch size, learning rate <= 0, fewer than 10 steps or 2
-    chains, an unknown sampling, and n not a multiple of B where samples are reshuffled.
-
-    >>> found = lyapunov_exponent(jax.random.key(0), np.diag([1.0, 1.0]), 0.5, 2, steps=20)
-    >>> round(float(found.exponent), 6), round(float(np.log(1 - 0.5 / 2)), 6)
-    (-0.287682, -0.287682)
-    """
-    gram = as_gram(gram)
-    n = gram.shape[0]
-    mixing_weight(n, batch_size, sampling == "replacement")  # checks the batch size
-    require("learning_rate", learning_rate, lambda x: (x > 0) & np.isfinite(x), "positive")
-    require_count(least=10, steps=steps)
-    require_count(least=2, chains=chains)
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling must be one of {SAMPLINGS}, got {sampling!r}")
-    if sampling == "reshuffle" and n % int(batch_size):
-        raise ValueError(f"batch_size must divide n = {n} to reshuffle, got {batch_size}")
-    per_round = n // int(batch_size) if sampling == "reshuffle" else 1
-    rounds = -(-int(steps) // per_round)
-    eta = jnp.asarray(learning_rate, gram.dtype)
-    logs = _chains(key, gram, eta, int(batch_size), rounds, int(chains), sampling)
-    error = logs.std(ddof=1) / np.sqrt(float(chains))
-    return Lyapunov(logs.mean(), error, rounds * per_round)
 
 
 def moment_growth_rate(
@@ -150,46 +99,9 @@ def _mean_power(factors: np.ndarray, order: int) -> np.ndarray:
     entries = factors.shape[-1] ** (2 * order)
     if entries > 4_000_000:
         raise ValueError(f"gram must have a rank r with r^(2 order) <= 4e6, got {entries:.1e}")
-    total = 0.0
-    for factor in factors:
-        power = factor
-        for _ in range(order - 1):
-            power = np.kron(power, factor)
-        total = total + power
-    return total / len(factors)
+    powers = [functools.reduce(np.kron, [factor] * order) for factor in factors]
+    return np.mean(powers, axis=0)
 
 
 def _spectral_radius(matrix: np.ndarray) -> float:
     return float(np.abs(np.linalg.eigvals(matrix)).max())
-
-
-@partial(jax.jit, static_argnames=("size", "rounds", "chains", "sampling"))
-def _chains(
-    key: Array, gram: Array, eta: Array, size: int, rounds: int, chains: int, sampling: str
-) -> Float[Array, " chains"]:
-    """Mean log growth per step of every chain, the first fifth of the rounds left out."""
-    n, c = gram.shape[:2]
-    columns = gram.reshape(n * c, n, c)
-
-    def batches(key):  # (steps of one round, B)
-        if sampling == "replacement":
-            return jax.random.randint(key, (1, size), 0, n)
-        order = jax.random.permutation(key, n)
-        return order.reshape(-1, size) if sampling == "reshuffle" else order[None, :size]
-
-    def step(error, batch):
-        pull = jnp.einsum("ksc,sc->k", columns[:, batch], error.reshape(n, c)[batch])
-        return error - eta / size * pull, None
-
-    def one_round(error, key):
-        error, _ = jax.lax.scan(step, error, batches(key))
-        norm = jnp.linalg.norm(error)
-        return error / norm, jnp.log(norm)
-
-    def chain(key):
-        start, draws = jax.random.split(key)
-        error = columns.reshape(n * c, n * c) @ jax.random.normal(start, (n * c,), gram.dtype)
-        _, logs = jax.lax.scan(one_round, error, jax.random.split(draws, rounds))
-        return logs[rounds // 5 :].mean() / (n // size if sampling == "reshuffle" else 1)
-
-    return jax.vmap(chain)(jax.random.split(key, chains))

@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 
 from theory.stability.mean_square import growth_rate, mean_square_threshold
 from theory.stability.pathwise import (
-    lyapunov_exponent,
     moment_growth_rate,
     reshuffled_growth_rate,
 )
@@ -44,34 +42,6 @@ def test_higher_moments_grow_earlier(order, threshold):
     assert low < 1 < high
     direct = np.abs(np.mean((1 - 0.3 * h) ** order))
     assert moment_growth_rate(gram, 0.3, 1, order) == pytest.approx(direct, rel=1e-12)
-
-
-def test_lyapunov_exponent_of_one_weight_is_the_mean_logarithm():
-    """Its stable set is disconnected: (0, (11-sqrt41)/20) and ((11+sqrt41)/20, 1.1)."""
-    h = np.array([1.0, 10.0])
-    gram = np.sqrt(np.outer(h, h))
-    for eta, stable in ((0.15, True), (0.5, False), (1.0 - 1e-9, True), (1.09, True)):
-        exact = np.mean(np.log(np.abs(1 - eta * h)))
-        assert bool(exact < 0) is stable
-        if eta < 0.99:
-            for sampling in ("iid", "replacement"):
-                found = lyapunov_exponent(
-                    jax.random.key(1), gram, eta, 1, steps=1000, sampling=sampling
-                )
-                assert abs(float(found.exponent) - exact) < 4 * float(found.standard_error)
-            epoch = lyapunov_exponent(
-                jax.random.key(1), gram, eta, 1, steps=1000, sampling="reshuffle"
-            )
-            assert float(epoch.exponent) == pytest.approx(exact, abs=1e-12)  # no order to choose
-
-
-@given(seed=SEEDS)
-def test_lyapunov_exponent_is_below_half_the_logarithm_of_the_second_moments_growth(seed):
-    _, gram = problem(seed)
-    eta = 1.1 * float(mean_square_threshold(gram, 1).learning_rate)
-    found = lyapunov_exponent(jax.random.key(seed % 1000), gram, eta, 1, steps=1000)
-    bound = 0.5 * np.log(float(growth_rate(gram, eta, 1).rate))
-    assert float(found.exponent) < bound + 4 * float(found.standard_error)
 
 
 @given(seed=SEEDS, size=st.sampled_from([1, 2]))
@@ -125,19 +95,13 @@ def test_stationary_state_says_when_there_is_none():
 
 
 def test_bad_input_is_named():
-    gram, key = np.eye(4), jax.random.key(0)
+    gram = np.eye(4)
     with pytest.raises(ValueError, match="sum to zero"):
         stationary_covariance(gram, np.ones(4), 0.1, 1)
     with pytest.raises(ValueError, match="residuals"):
         stationary_covariance(gram, np.ones(3), 0.1, 1)
-    with pytest.raises(ValueError, match="sampling"):
-        lyapunov_exponent(key, gram, 0.1, 1, sampling="random")
-    with pytest.raises(ValueError, match="divide"):
-        lyapunov_exponent(key, gram, 0.1, 3, sampling="reshuffle")
     with pytest.raises(ValueError, match="divide"):
         reshuffled_growth_rate(gram, 0.1, 3)
-    with pytest.raises(ValueError, match="steps"):
-        lyapunov_exponent(key, gram, 0.1, 1, steps=3)
     with pytest.raises(ValueError, match="few samples"):
         moment_growth_rate(np.eye(40), 0.1, 20)
     with pytest.raises(ValueError, match="order"):

@@ -1,4 +1,4 @@
-"""What the mode formulas share: common dtype and shape, range checks of arguments and results."""
+"""What closed forms share: common dtype and shape, range checks of arguments and results."""
 
 from typing import Any
 
