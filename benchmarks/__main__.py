@@ -11,7 +11,7 @@ import jax  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-BENCHMARKS = ("mode_trajectories", "matrix_riccati", "seed_sweep")
+BENCHMARKS = ("mode_trajectories", "matrix_riccati", "generalization_curves", "seed_sweep")
 
 
 def main(names: list[str]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 FORMATS = ("png", "pdf", "svg")  # as figures.style has them, without importing matplotlib
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 EXAMPLES = """\
 examples:
   ldyn list                            what there is, and what it costs
@@ -25,6 +26,7 @@ examples:
   ldyn run "saxe2014_*" --full         the paper's sizes
   ldyn run saxe2014_modes --seeds 32 --set learning_rate=0.01
   ldyn figure saxe2014_modes --format pdf
+  ldyn diagnose my_network.py          how stable is the training of your own network?
 
 NAME is an experiment, a shell pattern (quote it) or "all". Results are kept: what was computed
 once is read from the store, and what was interrupted goes on from its last checkpoint.
@@ -115,6 +117,33 @@ def _parser() -> argparse.ArgumentParser:
         *("--format", "-f"), type=_formats, default=FORMATS, metavar="png,pdf,svg", dest="formats"
     )
     add("report", "run, draw and verify; write one HTML file with it all", running, names="*")
+    diagnose = add(
+        "diagnose",
+        "measure how stable the training of a network of your own is",
+        as_json,
+        names="",
+    )
+    diagnose.add_argument(
+        "network",
+        metavar="FILE.py[:FUNCTION]|MODULE:FUNCTION",
+        help="returns (apply, params, data, loss, optimizer); FUNCTION is network if not given",
+    )
+    diagnose.add_argument(
+        "--batch-sizes", type=_integers, default=BATCH_SIZES, metavar="1,8,64", help="to look at"
+    )
+    diagnose.add_argument(
+        "--products", type=int, default=60, metavar="N", help="with the Hessian, per estimator"
+    )
+    diagnose.add_argument(
+        "--gram-limit",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="most examples times outputs for exact thresholds",
+    )
+    diagnose.add_argument("--seed", type=int, default=0, metavar="S", help="random key")
+    diagnose.add_argument("--allow-unsound", action="store_true", help="on an unsound backend, too")
+    diagnose.add_argument("--out", default="out", metavar="DIR", help="for the figure")
     add("doctor", "probe the numerical backend and show the environment", as_json, names="")
     clean = add("clean", "remove stored results and checkpoints", as_json, names="*")
     clean.add_argument("--yes", "-y", action="store_true", help="do not ask")
@@ -165,6 +194,13 @@ def _assignment(text: str) -> tuple[str, str]:
     if not (field and equals):
         raise argparse.ArgumentTypeError(f"expected FIELD=VALUE, got {text!r}")
     return field.strip(), value
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers like 1,8,64, got {text!r}") from None
 
 
 def _formats(text: str) -> tuple[str, ...]:

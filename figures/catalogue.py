@@ -8,15 +8,19 @@ from figures import style
 from figures.deep_linear import (
     advani2017_dynamics,
     advani2017_stopping,
+    atanasov2022_alignment,
     domine2024_balanced,
     domine2024_wide,
+    jacot2021_saddles,
     kleinman2023_pathways,
     kleinman2023_transfer,
+    liu2023_laziness,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
     saxe2014_modes,
     saxe2014_products,
+    tian2021_byol,
 )
 from sims.experiment import Result
 
@@ -28,8 +32,12 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "saxe2014_jacobians": saxe2014_jacobians.draw,
     "advani2017_dynamics": advani2017_dynamics.draw,
     "advani2017_stopping": advani2017_stopping.draw,
+    "tian2021_byol": tian2021_byol.draw,
+    "jacot2021_saddles": jacot2021_saddles.draw,
+    "atanasov2022_alignment": atanasov2022_alignment.draw,
     "kleinman2023_pathways": kleinman2023_pathways.draw,
     "kleinman2023_transfer": kleinman2023_transfer.draw,
+    "liu2023_laziness": liu2023_laziness.draw,
     "domine2024_balanced": domine2024_balanced.draw,
     "domine2024_wide": domine2024_wide.draw,
 }

@@ -125,6 +125,31 @@ def clean(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def diagnose(arguments: argparse.Namespace) -> int:
+    """Measure a user's own network and print how stable its training is; draws a figure, too."""
+    import jax
+
+    from figures import diagnosis, style
+    from sims.backend import require_sound
+    from sims.diagnose import diagnose as measure
+    from sims.user_network import load
+
+    require_sound(arguments.allow_unsound)
+    found = measure(
+        load(arguments.network),
+        jax.random.key(arguments.seed),
+        batch_sizes=arguments.batch_sizes,
+        num_matvecs=arguments.products,
+        gram_limit=arguments.gram_limit,
+    )
+    if arguments.json:
+        return _print_json(found)
+    tables.Output().print(diagnosis.report(found))
+    paths = style.save(diagnosis.draw(found), Path(arguments.out) / "diagnosis", ("png", "pdf"))
+    print(f"figure: {', '.join(map(str, paths))}", file=sys.stderr)
+    return 0
+
+
 def _agreed(question: str) -> bool:
     """Ask whoever is at the terminal; ValueError if nobody is."""
     if not sys.stdin.isatty():
@@ -139,6 +164,7 @@ COMMANDS = {
     "verify": verify,
     "figure": figure,
     "report": report,
+    "diagnose": diagnose,
     "doctor": doctor,
     "clean": clean,
 }

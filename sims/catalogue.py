@@ -5,15 +5,19 @@ import difflib
 from sims.deep_linear import (
     advani2017_dynamics,
     advani2017_stopping,
+    atanasov2022_alignment,
     domine2024_balanced,
     domine2024_wide,
+    jacot2021_saddles,
     kleinman2023_pathways,
     kleinman2023_transfer,
+    liu2023_laziness,
     saxe2014_depth,
     saxe2014_digits,
     saxe2014_jacobians,
     saxe2014_modes,
     saxe2014_products,
+    tian2021_byol,
 )
 from sims.experiment import Experiment
 
@@ -25,8 +29,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_jacobians.EXPERIMENT,
     advani2017_dynamics.EXPERIMENT,
     advani2017_stopping.EXPERIMENT,
+    tian2021_byol.EXPERIMENT,
+    jacot2021_saddles.EXPERIMENT,
+    atanasov2022_alignment.EXPERIMENT,
     kleinman2023_pathways.EXPERIMENT,
     kleinman2023_transfer.EXPERIMENT,
+    liu2023_laziness.EXPERIMENT,
     domine2024_balanced.EXPERIMENT,
     domine2024_wide.EXPERIMENT,
 )

@@ -71,6 +71,6 @@ def test_tangent_kernel_tells_how_a_small_gradient_step_moves_the_outputs(seed):
 
 def test_tangent_kernel_rejects_outputs_of_another_shape():
     with pytest.raises(ValueError, match="apply must give"):
-        empirical_ntk(lambda w, x: x[:, None] * w, jnp.ones(2), jnp.ones((4, 2)))
+        empirical_ntk(lambda w, x: w * x[:, None, None, 0], jnp.ones(()), jnp.ones((4, 2)))
     with pytest.raises(ValueError, match="apply must give"):
-        empirical_ntk(lambda w, x: jnp.sum(x * w), jnp.ones(2), jnp.ones((4, 2)))
+        empirical_ntk(lambda w, x: jnp.sum(x @ w), jnp.ones(2), jnp.ones((4, 2)))

@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -189,7 +190,8 @@ def low_rank_laziness(
     rho = fraction if task_alignment is None else task_alignment
     require("task_alignment", rho, lambda x: (x >= 0) & (x <= 1), "between 0 and 1")
     if is_concrete(fraction, rho):
-        require("task_alignment", rho, lambda x: (fraction < 1) | (x == 1), "1 at full rank")
+        free, aligned = np.broadcast_arrays(fraction < 1, rho)
+        require("task_alignment", aligned, lambda x: free | (x == 1), "1 at full rank")
     return _low_rank_laziness(rank, n_in, sq_norm, target_sq_norm, rho)
 
 

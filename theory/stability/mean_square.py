@@ -112,9 +112,9 @@ def growth_rate(
 
     Raises ``ValueError`` for a bad Gram, batch size or momentum, or a learning rate <= 0.
 
-    >>> found = growth_rate(np.diag([1.0, 4.0]), learning_rate=0.5, batch_size=1)
-    >>> round(float(found.rate), 12), int(found.share.argmax())
-    (0.625, 0)
+    >>> found = growth_rate(np.diag([1.0, 4.0]), learning_rate=0.25, batch_size=1)
+    >>> round(float(found.rate), 12), int(found.share.argmax())  # (1 + (1 - 1/4)^2) / 2
+    (0.78125, 0)
     """
     gram = as_gram(gram)
     require("learning_rate", learning_rate, lambda x: (x > 0) & np.isfinite(x), "positive")
