@@ -232,7 +232,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(inputs=128, data_sets=64, teachers=16, relative_step=0.05),
-    cost=(10, 600),
+    cost=(13, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -304,7 +304,7 @@ EXPERIMENT = Experiment(
         relative_step=0.02,
         records=100,
     ),
-    cost=(10, 120),
+    cost=(15, 120),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -358,7 +358,7 @@ EXPERIMENT = Experiment(
         n_out=6,
         seeds=32,
     ),
-    cost=(10, 600),
+    cost=(12, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

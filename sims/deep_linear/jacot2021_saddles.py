@@ -518,7 +518,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(width=8, learning_rate=0.004, starts=32, records=3000),
-    cost=(12, 60),
+    cost=(15, 60),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -523,7 +523,7 @@ EXPERIMENT = Experiment(
         digit_step=0.02,
         seeds=32,
     ),
-    cost=(10, 600),
+    cost=(16, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -405,7 +405,7 @@ EXPERIMENT = Experiment(
         integration_steps=300,
         examples=0,
     ),
-    cost=(10, 600),
+    cost=(13, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

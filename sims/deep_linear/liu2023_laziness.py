@@ -328,7 +328,7 @@ EXPERIMENT = Experiment(
         steps=1000,
         seeds=12,
     ),
-    cost=(10, 600),
+    cost=(13, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -376,7 +376,7 @@ EXPERIMENT = Experiment(
     full=Config(
         depths=(2, 4, 8, 16, 32, 64, 100), n_in=32, n_out=10, rates=8, seeds=12, steps=1100
     ),
-    cost=(10, 600),
+    cost=(23, 600),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -204,7 +204,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(examples=0, seeds=16, relative_step=0.02),
-    cost=(10, 300),
+    cost=(7, 300),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

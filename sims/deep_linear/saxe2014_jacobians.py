@@ -230,7 +230,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(n=1000, depth=100, gains=(0.9, 0.95, 1.0, 1.05, 1.1), draws=16, small_draws=40_000),
-    cost=(12, 1500),
+    cost=(16, 1500),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -287,7 +287,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(features=1000, learning_rate=0.5e-3, seeds=32),
-    cost=(10, 300),
+    cost=(16, 300),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -309,7 +309,7 @@ EXPERIMENT = Experiment(
         growth_n=50,
         growth_depths=(10, 50, 400, 1600),
     ),
-    cost=(12, 200),
+    cost=(15, 200),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,

@@ -294,7 +294,7 @@ EXPERIMENT = Experiment(
     ),
     quick=Config(),
     full=Config(settings=16, networks=48, learning_rate=0.1, horizon=2000.0, steps_per_record=10),
-    cost=(9, 300),
+    cost=(16, 300),
     predict=predict,
     simulate=simulate,
     claims=CLAIMS,
