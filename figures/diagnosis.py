@@ -35,6 +35,7 @@ def facts(found: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "sharpness, largest eigenvalue", with_error(curvature.sharpness, "residual")
     yield "trace of the Hessian", with_error(curvature.trace, "standard error")
     yield "trace, Gauss-Newton", f"{tables.number(curvature.gauss_newton_trace)} (exact)"
+    yield "Hessian beyond Gauss-Newton", f"{curvature.missed:.2%} of its norm"
     if np.isfinite(stability.frobenius_norm):
         yield "Frobenius norm, Gauss-Newton", f"{tables.number(stability.frobenius_norm)} (exact)"
     yield "products with the Hessian", str(curvature.products)

@@ -204,8 +204,8 @@ class Store:
 
 def plain(value: Any) -> Any:
     """The same data as strict JSON can hold it; infinity and NaN become their names."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     elif hasattr(value, "_asdict"):  # a named tuple
         value = value._asdict()
     if isinstance(value, Mapping):
