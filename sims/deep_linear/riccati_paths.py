@@ -110,7 +110,8 @@ def imbalance_drift(Q: Any, task: Any, times: Any) -> np.ndarray:
     the integrand is smooth and ends flat at both ends, converges faster than any power.
     """
     speed, later = np.asarray(_drift_speed(Q, task)), times[:, 1:]
-    return speed[:, 0] * later[:, 0] + np.trapezoid(speed[:, 1:] * later, np.log(later), axis=1)
+    first = (speed[:, 0] + speed[:, 1]) / 2 * later[:, 0]
+    return first + np.trapezoid(speed[:, 1:] * later, np.log(later), axis=1)
 
 
 def final_layers(singular_values: Any, imbalances: Any) -> np.ndarray:
