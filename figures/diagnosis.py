@@ -12,8 +12,6 @@ from rich.text import Text
 from figures import style, tables
 from sims.diagnose import Diagnosis, Estimate
 
-POINTS = 400
-
 
 def report(found: Diagnosis) -> Group:
     """Everything a reader needs, in the order in which it is needed."""

@@ -10,26 +10,26 @@ report: loss, norm of the gradient, and both traces. They are those of plain SGD
 for other optimisers the edge of the full batch is given, and SGD's thresholds are named as such.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from dynamics.curvature import gauss_newton_vp, hvp
 from dynamics.eigenpairs import top_eigenpairs
 from dynamics.gram import gauss_newton_trace, gradient_gram
 from dynamics.linearized_sgd import lyapunov_exponent
+from dynamics.operators import flat_operator, products, random_signs
 from dynamics.spectral_density import Quadrature, spectral_density
 from dynamics.stability import batch_sharpness
 from dynamics.trace_estimators import trace
 from sims.output_curvature import kinked_examples, output_weights
 from sims.user_network import Network
 from theory.stability.bounds import stability_bounds
-from theory.stability.mean_square import growth_rate, mean_square_threshold
+from theory.stability.mean_square import growth_rate, mean_square_threshold, mean_threshold
 from theory.stability.thresholds import optimizer_threshold
 
 MISSED = 0.05  # share of the curvature that the linearised outputs may miss without a note
@@ -85,24 +85,33 @@ class Optimizer(NamedTuple):
 
 
 class BatchThreshold(NamedTuple):
-    """Learning rate at SGD's edge: exact, or nan; and an upper bound that needs no Gram."""
+    """Learning rate at SGD's edge: exact, or nan; and an upper bound of it.
+
+    With momentum only the bound of the mean is known, GD's ``(2 + 2 beta) / lmax``.
+    """
 
     batch_size: int
     exact: float
     bound: float
 
 
-class Stability(NamedTuple):
-    """Of linearised SGD at the given settings. nan and empty where the Gram was too large."""
+NOTHING = Estimate(np.nan, np.nan)
 
-    frobenius_norm: float
-    thresholds: tuple[BatchThreshold, ...]
-    growth: float
-    lyapunov: Estimate
-    leading_samples: tuple[int, ...]
-    leading_shares: tuple[float, ...]
+
+class Stability(NamedTuple):
+    """Of linearised SGD at the given settings. nan and empty where the Gram was too large.
+
+    ``mean_of_ratios`` and ``ratio_of_means`` are the two forms of the batch sharpness.
+    """
+
     mean_of_ratios: Estimate
     ratio_of_means: Estimate
+    thresholds: tuple[BatchThreshold, ...] = ()
+    frobenius_norm: float = np.nan
+    growth: float = np.nan
+    lyapunov: Estimate = NOTHING
+    leading_samples: tuple[int, ...] = ()
+    leading_shares: tuple[float, ...] = ()
 
 
 class Diagnosis(NamedTuple):
@@ -130,18 +139,17 @@ def diagnose(
     """
     optimizer = _optimizer(network)
     edge_key, batch_key, path_key = jax.random.split(key, 3)
-    curvature = _curvature(network, edge_key, num_matvecs)
     weights, normalization = output_weights(network)
+    curvature = _curvature(network, weights, edge_key, num_matvecs)
     n, c = weights.shape[:2]
     sizes = sorted({optimizer.batch_size, n, *(int(b) for b in batch_sizes if 1 <= b <= n)})
+    mean, ratio = _batch_sharpness(network, optimizer, batch_key, num_matvecs)
+    stability = Stability(mean_of_ratios=mean, ratio_of_means=ratio)
     if n * c <= gram_limit:
-        stability = _exact(network, weights, optimizer, sizes, path_key)
+        exact = _exact(network, weights, optimizer, sizes, path_key)
+        stability = stability._replace(**exact)
     else:
-        stability = _bounded(network, weights, curvature, sizes)
-    sharpness = {
-        form: Estimate(*map(float, found[:2]))
-        for form, found in _batch_sharpness(network, optimizer, batch_key, num_matvecs).items()
-    }
+        stability = stability._replace(thresholds=_bounded(optimizer, curvature, c, sizes))
     gradient = jax.grad(network.batch_loss)(network.params, network.data)
     point = Point(
         examples=n,
@@ -152,8 +160,7 @@ def diagnose(
         gradient_norm=float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))),
         kinked_examples=kinked_examples(network),
     )
-    stability = stability._replace(**sharpness)
-    notes = _notes(point, curvature, optimizer, stability, n * c, gram_limit)
+    notes = _notes(point, curvature, optimizer, gram_limit)
     return Diagnosis(point, curvature, optimizer, stability, notes)
 
 
@@ -172,9 +179,9 @@ def _optimizer(network: Network) -> Optimizer:
     return Optimizer(kind, rate, int(size), hyper, edge)
 
 
-def _curvature(network: Network, key: jax.Array, num_matvecs: int) -> Curvature:
+def _curvature(network: Network, weights: jax.Array, key: jax.Array, num_matvecs: int) -> Curvature:
     """Largest eigenvalue, trace and density of the full Hessian; params and data are arguments."""
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
 
     @jax.jit
     def measure(params, data, keys):
@@ -187,12 +194,11 @@ def _curvature(network: Network, key: jax.Array, num_matvecs: int) -> Curvature:
         return top.values[0], top.residual_norms[0], top.num_matvecs, total, density
 
     value, residual, spent, total, density = measure(network.params, network.data, keys)
-    weights, _ = output_weights(network)
     return Curvature(
         sharpness=Estimate(float(value), float(residual)),
         trace=Estimate(float(total.value), float(total.standard_error)),
         gauss_newton_trace=_gauss_newton_trace(network, weights),
-        missed=_missed(network, keys[1]),
+        missed=_missed(network, keys[3]),
         density=jax.tree.map(np.asarray, density),
         products=PROBES + int(spent) + int(total.num_matvecs) + int(density.num_matvecs),
     )
@@ -203,15 +209,11 @@ def _missed(network: Network, key: jax.Array) -> float:
 
     @jax.jit
     def measure(params, data, keys):
-        def along(key):
-            flat, back = ravel_pytree(params)
-            v = back(jax.random.rademacher(key, flat.shape, flat.dtype))
-            full = ravel_pytree(hvp(network.batch_loss, params, data, v))[0]
-            part = ravel_pytree(gauss_newton_vp(network.apply, network.loss, params, data, v))[0]
-            return jnp.sum((full - part) ** 2), jnp.sum(part**2)
-
-        distance, size = jax.lax.map(along, keys)
-        return jnp.sqrt(jnp.sum(distance) / jnp.sum(size))
+        hessian = flat_operator(partial(hvp, network.batch_loss, params, data), params)
+        part = partial(gauss_newton_vp, network.apply, network.loss, params, data)
+        probes = jnp.stack([random_signs(key, hessian) for key in keys])
+        images = products(flat_operator(part, params), probes)
+        return jnp.linalg.norm(products(hessian, probes) - images) / jnp.linalg.norm(images)
 
     return float(measure(network.params, network.data, jax.random.split(key, PROBES)))
 
@@ -226,18 +228,20 @@ def _gauss_newton_trace(network: Network, weights: jax.Array) -> float:
 
 def _exact(
     network: Network, weights: jax.Array, optimizer: Optimizer, sizes: Sequence[int], key: jax.Array
-) -> Stability:
-    """Everything that follows from the Gram."""
+) -> dict[str, Any]:
+    """Everything of ``Stability`` that follows from the Gram."""
     gram = jax.jit(partial(gradient_gram, network.columns))(
         network.params, network.data[0], output_weights=weights
     )
-    momentum = optimizer.hyper.get("momentum", 0.0) if optimizer.kind == "heavy_ball" else 0.0
+    momentum = _momentum(optimizer)
     rate, size, n = optimizer.learning_rate, optimizer.batch_size, len(gram)
     thresholds = tuple(
         BatchThreshold(
             batch,
             float(mean_square_threshold(gram, batch, momentum).learning_rate),
-            min(float(bound) for bound in stability_bounds(gram, batch)) * (1 + momentum),
+            float(
+                mean_threshold(gram, momentum) if momentum else min(stability_bounds(gram, batch))
+            ),
         )
         for batch in sizes
     )
@@ -246,75 +250,53 @@ def _exact(
         key, gram, learning_rate=rate, batch_size=size, steps=1000, chains=16, momentum=momentum
     )
     leading = np.argsort(-np.asarray(growth.share))[: min(LEADING, n)]
-    return Stability(
-        frobenius_norm=float(jnp.linalg.norm(gram) / n),
-        thresholds=thresholds,
-        growth=float(growth.rate),
-        lyapunov=Estimate(float(paths.value), float(paths.standard_error)),
-        leading_samples=tuple(map(int, leading)),
-        leading_shares=tuple(float(growth.share[i]) for i in leading),
-        mean_of_ratios=NOTHING,
-        ratio_of_means=NOTHING,
-    )
-
-
-NOTHING = Estimate(np.nan, np.nan)
+    return {
+        "frobenius_norm": float(jnp.linalg.norm(gram) / n),
+        "thresholds": thresholds,
+        "growth": float(growth.rate),
+        "lyapunov": Estimate(float(paths.value), float(paths.standard_error)),
+        "leading_samples": tuple(map(int, leading)),
+        "leading_shares": tuple(float(growth.share[i]) for i in leading),
+    }
 
 
 def _bounded(
-    network: Network, weights: jax.Array, curvature: Curvature, sizes: Sequence[int]
-) -> Stability:
+    optimizer: Optimizer, curvature: Curvature, outputs: int, sizes: Sequence[int]
+) -> tuple[BatchThreshold, ...]:
     """What is left without the Gram: bounds from the sharpness and the exact trace."""
-    outputs = weights.shape[1]
-    bounds = (
-        min(2 / curvature.sharpness.value, 2 * outputs * size / curvature.gauss_newton_trace)
-        for size in sizes
+    momentum = _momentum(optimizer)
+    mean = (2 + 2 * momentum) / curvature.sharpness.value
+    traces = (np.inf if momentum else 2 * outputs * b / curvature.gauss_newton_trace for b in sizes)
+    return tuple(
+        BatchThreshold(size, np.nan, min(mean, bound))
+        for size, bound in zip(sizes, traces, strict=True)
     )
-    return Stability(
-        frobenius_norm=np.nan,
-        thresholds=tuple(
-            BatchThreshold(size, np.nan, bound) for size, bound in zip(sizes, bounds, strict=True)
-        ),
-        growth=np.nan,
-        lyapunov=NOTHING,
-        leading_samples=(),
-        leading_shares=(),
-        mean_of_ratios=NOTHING,
-        ratio_of_means=NOTHING,
-    )
+
+
+def _momentum(optimizer: Optimizer) -> float:
+    """That of heavy ball; other optimisers are read as plain SGD, which a note says."""
+    return optimizer.hyper.get("momentum", 0.0) if optimizer.kind == "heavy_ball" else 0.0
 
 
 def _batch_sharpness(
     network: Network, optimizer: Optimizer, key: jax.Array, num_batches: int
-) -> Mapping[str, Any]:
-    def measure(form):
-        @jax.jit
-        def of(params, data, key):
-            return batch_sharpness(
-                network.batch_loss,
-                params,
-                data,
-                key,
-                batch_size=optimizer.batch_size,
-                num_batches=num_batches,
-                form=form,
-            )
-
-        return of(network.params, network.data, key)
-
-    return {form: measure(form) for form in ("mean_of_ratios", "ratio_of_means")}
+) -> Iterator[Estimate]:
+    """Both forms, in the order of ``Stability``."""
+    sizes = {"batch_size": optimizer.batch_size, "num_batches": num_batches}
+    for form in ("mean_of_ratios", "ratio_of_means"):
+        measure = jax.jit(partial(batch_sharpness, network.batch_loss, form=form, **sizes))
+        found = measure(network.params, network.data, key)
+        yield Estimate(float(found.value), float(found.standard_error))
 
 
 def _notes(
     point: Point,
     curvature: Curvature,
     optimizer: Optimizer,
-    stability: Stability,
-    rows: int,
     gram_limit: int,
 ) -> tuple[str, ...]:
     """What a reader must know before trusting a number."""
-    notes = []
+    notes, rows = [], point.examples * point.outputs
     if rows > gram_limit:
         notes.append(
             f"The Gram would have {rows} rows (examples x outputs), more than {gram_limit}: no "

@@ -95,6 +95,18 @@ def test_no_notes_at_a_smooth_minimum_and_notes_where_they_are_due(found):
         assert ours.bound >= exact.exact * (1 - 1e-9)
 
 
+def test_bounds_with_momentum_are_those_of_the_mean():
+    heavy = SETTINGS | {"kind": "heavy_ball", "momentum": 0.9}
+    network = interpolating(optimizer=heavy)
+    exact = diagnose(network, jax.random.key(0), num_matvecs=20)
+    bounded = diagnose(network, jax.random.key(0), num_matvecs=20, gram_limit=5)
+    edge = 3.8 / np.linalg.eigvalsh(dense_hessian(network))[-1]
+    for batch in (*exact.stability.thresholds, *bounded.stability.thresholds):
+        assert batch.bound == pytest.approx(edge, rel=1e-6)
+    assert all(b.exact <= b.bound * (1 + 1e-9) for b in exact.stability.thresholds)
+    assert exact.stability.thresholds[-1].exact == pytest.approx(edge, rel=1e-6)  # no noise left
+
+
 @pytest.mark.parametrize(
     ("scaled", "words", "factor"),
     [

@@ -63,8 +63,8 @@ def as_gram(gram: ArrayLike) -> Float[Array, "n c n c"]:
     """The Gram as (n, c, n, c), checked.
 
     Raises ``ValueError`` unless it has shape (n, n) or (n, c, n, c) with n >= 2, is float64
-    (thresholds differ from a norm by digits that float32 does not have), finite, symmetric to
-    1e-9 and positive semidefinite to 1e-9 of its largest entry on the diagonal.
+    (thresholds differ from a norm by digits that float32 does not have), finite, and, to 1e-9
+    of the largest entry on its diagonal, symmetric with a diagonal that is not negative.
     """
     gram = jnp.asarray(gram)
     if gram.ndim == 2:
@@ -75,15 +75,15 @@ def as_gram(gram: ArrayLike) -> Float[Array, "n c n c"]:
         raise ValueError(f"gram must be float64 (enable jax_enable_x64), got {gram.dtype}")
     require("gram", gram, np.isfinite, "finite")
     if is_concrete(gram):
-        flat = np.asarray(gram).reshape(_size(gram), -1)
-        scale = np.max(np.diagonal(flat), initial=0.0)
+        flat = np.asarray(gram).reshape(gram.shape[0] * gram.shape[1], -1)
+        scale, smallest = np.diagonal(flat).max(initial=0.0), np.diagonal(flat).min(initial=0.0)
         if not scale > 0:
             raise ValueError(f"gram must be nonzero and positive, got a largest diagonal {scale}")
         asymmetry = np.abs(flat - flat.T).max()
         if asymmetry > 1e-9 * scale:
             raise ValueError(f"gram must be symmetric, got differences of {asymmetry}")
-        if np.min(np.diagonal(flat)) < -1e-9 * scale:
-            raise ValueError(f"gram must be positive semidefinite, got diagonal {flat.min()}")
+        if smallest < -1e-9 * scale:
+            raise ValueError(f"gram must be positive semidefinite, got diagonal {smallest}")
     return gram
 
 
@@ -100,7 +100,3 @@ def gram_modes(gram: Float[Array, "n c n c"]) -> GramModes:
     values = jnp.where(kept, values, 0.0)
     features = vectors * jnp.sqrt(values)[None, :]
     return GramModes(values / n, features.reshape(n, c, n * c))
-
-
-def _size(gram: Array) -> int:
-    return gram.shape[0] * gram.shape[1]

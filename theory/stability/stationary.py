@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from theory.checks import Count, is_concrete, require
 from theory.stability.gram import as_gram, gram_modes, mixing_weight
-from theory.stability.transfer import has_rank, threshold_delta, transfer
+from theory.stability.transfer import between_modes, inverted, threshold_delta, transfer
 
 BALANCE = 1e-6  # how small sum_i J_i^T r_i must be, in units of the r.m.s. of its terms
 ACCURACY = 1e-12  # of the linear solve
@@ -87,8 +87,7 @@ def _require_balanced(gram: Array, residuals: Array) -> None:
 def _stationary(gram: Array, residuals: Array, eta: Array, p: Array) -> Stationary:
     modes = gram_modes(gram)
     n, c, _ = modes.features.shape
-    delta, kept = threshold_delta(1 / eta, modes.eigenvalues, p), has_rank(modes)
-    inverse = jnp.where(kept, p / n / jnp.where(kept, delta, 1.0), 0.0)
+    inverse = p / n * inverted(modes, threshold_delta(1 / eta, modes.eigenvalues, p))
 
     def operator(blocks):
         return transfer(blocks, modes.features, inverse)
@@ -101,8 +100,7 @@ def _stationary(gram: Array, residuals: Array, eta: Array, p: Array) -> Stationa
     missing = jnp.linalg.norm(blocks - operator(blocks) - driven)
     variances = jnp.trace(blocks, axis1=1, axis2=2)
     rows = modes.features.reshape(n * c, -1)
-    weighted = jnp.einsum("icd,ida->ica", blocks + source, modes.features).reshape(rows.shape)
-    moment = rows @ ((rows.T @ weighted) * inverse) @ rows.T
+    moment = rows @ (between_modes(blocks + source, modes.features) * inverse) @ rows.T
     return Stationary(
         moment,
         variances.mean() / 2,

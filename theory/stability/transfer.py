@@ -41,9 +41,22 @@ def transfer(
 ) -> Float[Array, "n c c"]:
     """``T V`` without its factor: O(n c modes^2) operations, never the matrix."""
     rows = features.reshape(-1, features.shape[-1])
-    weighted = jnp.einsum("icd,ida->ica", blocks, features).reshape(rows.shape)
-    spread = rows @ ((rows.T @ weighted) * inverse_delta)
+    spread = rows @ (between_modes(blocks, features) * inverse_delta)
     return jnp.einsum("ica,ida->icd", spread.reshape(features.shape), features)
+
+
+def between_modes(
+    blocks: Float[Array, "n c c"], features: Float[Array, "n c modes"]
+) -> Float[Array, "modes modes"]:
+    """What noise with the blocks V puts between modes: ``sum_j g_ja^T V_j g_jb``."""
+    rows = features.reshape(-1, features.shape[-1])
+    return rows.T @ jnp.einsum("icd,ida->ica", blocks, features).reshape(rows.shape)
+
+
+def inverted(modes: GramModes, delta: Float[Array, "modes modes"]) -> Float[Array, "modes modes"]:
+    """``1/Delta`` between modes that have rank, zero elsewhere."""
+    kept = has_rank(modes)
+    return jnp.where(kept, 1 / jnp.where(kept, delta, 1.0), 0.0)
 
 
 def top_transfer(
@@ -58,7 +71,7 @@ def top_transfer(
     be orthogonal to this one; the identity, mixed in, never is, for the leading V is positive.
     """
     start = start / jnp.linalg.norm(start) + 0.01 * identity_blocks(modes)
-    inverse = jnp.where(has_rank(modes), 1 / jnp.where(has_rank(modes), delta, 1.0), 0.0)
+    inverse = inverted(modes, delta)
     return top_eigenpair(
         lambda blocks: transfer(blocks, modes.features, inverse), start, tolerance=tolerance
     )
