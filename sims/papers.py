@@ -64,3 +64,66 @@ jacot2021 = partial(
     "Saddle-to-Saddle Dynamics in Deep Linear Networks",
     "2106.15933",
 )
+lewkowycz2020 = partial(
+    Source,
+    "Lewkowycz, Bahri, Dyer, Sohl-Dickstein & Gur-Ari",
+    2020,
+    "The large learning rate phase of deep learning: the catapult mechanism",
+    "2003.02218",
+)
+cohen2021 = partial(
+    Source,
+    "Cohen, Kaur, Li, Kolter & Talwalkar",
+    2021,
+    "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability",
+    "2103.00065",
+)
+damian2022 = partial(
+    Source,
+    "Damian, Nichani & Lee",
+    2022,
+    "Self-Stabilization: The Implicit Bias of Gradient Descent at the Edge of Stability",
+    "2209.15594",
+)
+wu2023 = partial(
+    Source,
+    "Wu & Su",
+    2023,
+    "The Implicit Regularization of Dynamical Stability in Stochastic Gradient Descent",
+    "2305.17490",
+)
+mulayoff2024 = partial(
+    Source,
+    "Mulayoff & Michaeli",
+    2024,
+    "Exact Mean Square Linear Stability Analysis for SGD",
+    "2306.07850",
+)
+wortsman2023 = partial(
+    Source,
+    "Wortsman et al.",
+    2023,
+    "Small-scale proxies for large-scale Transformer training instabilities",
+    "2309.14322",
+)
+rosenfeld2023 = partial(
+    Source,
+    "Rosenfeld & Risteski",
+    2023,
+    "Outliers with Opposing Signals Have an Outsized Effect on Neural Network Optimization",
+    "2311.04163",
+)
+wen2024 = partial(
+    Source,
+    "Wen, Li, Wang, Hall, Liang & Ma",
+    2024,
+    "Understanding Warmup-Stable-Decay Learning Rates: A River Valley Loss Landscape Perspective",
+    "2410.05192",
+)
+cohen2024 = partial(
+    Source,
+    "Cohen, Damian, Talwalkar, Kolter & Lee",
+    2024,
+    "Understanding Optimization in Deep Learning with Central Flows",
+    "2410.24206",
+)
