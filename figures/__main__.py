@@ -27,6 +27,7 @@ examples:
   ldyn run saxe2014_modes --seeds 32 --set learning_rate=0.01
   ldyn figure saxe2014_modes --format pdf
   ldyn diagnose my_network.py          how stable is the training of your own network?
+  ldyn diagnose my_network.py --train 2000
 
 NAME is an experiment, a shell pattern (quote it) or "all". Results are kept: what was computed
 once is read from the store, and what was interrupted goes on from its last checkpoint.
@@ -117,12 +118,20 @@ def _parser() -> argparse.ArgumentParser:
         *("--format", "-f"), type=_formats, default=FORMATS, metavar="png,pdf,svg", dest="formats"
     )
     add("report", "run, draw and verify; write one HTML file with it all", running, names="*")
-    diagnose = add(
-        "diagnose",
-        "measure how stable the training of a network of your own is",
-        as_json,
-        names="",
+    what = "measure how stable the training of a network of your own is"
+    _diagnose(add("diagnose", what, as_json, names=""))
+    add("doctor", "probe the numerical backend and show the environment", as_json, names="")
+    clean = add("clean", "remove stored results and checkpoints", as_json, names="*")
+    clean.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    clean.add_argument(
+        "--quarantine", action="store_true", help="also what was set aside because it was damaged"
     )
+    clean.add_argument("--out", default="out", metavar="DIR", help="where they are (default: out)")
+    return parser
+
+
+def _diagnose(diagnose: argparse.ArgumentParser) -> None:
+    """Which network, and what to look at."""
     diagnose.add_argument(
         "network",
         metavar="FILE.py[:FUNCTION]|MODULE:FUNCTION",
@@ -132,26 +141,29 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-sizes", type=_integers, default=BATCH_SIZES, metavar="1,8,64", help="to look at"
     )
     diagnose.add_argument(
-        "--products", type=int, default=60, metavar="N", help="with the Hessian, per estimator"
+        "--products",
+        type=int,
+        metavar="N",
+        help="with the Hessian, per estimator (60; on the way 20)",
     )
     diagnose.add_argument(
         "--gram-limit",
         type=int,
-        default=2048,
         metavar="N",
-        help="most examples times outputs for exact thresholds",
+        help="most examples times outputs for exact thresholds (2048; on the way 512)",
+    )
+    diagnose.add_argument(
+        "--train",
+        type=int,
+        metavar="STEPS",
+        help="train it by its optimizer and diagnose on the way instead",
+    )
+    diagnose.add_argument(
+        "--records", type=int, default=41, metavar="N", help="points of such a training to look at"
     )
     diagnose.add_argument("--seed", type=int, default=0, metavar="S", help="random key")
     diagnose.add_argument("--allow-unsound", action="store_true", help="on an unsound backend, too")
     diagnose.add_argument("--out", default="out", metavar="DIR", help="for the figure")
-    add("doctor", "probe the numerical backend and show the environment", as_json, names="")
-    clean = add("clean", "remove stored results and checkpoints", as_json, names="*")
-    clean.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    clean.add_argument(
-        "--quarantine", action="store_true", help="also what was set aside because it was damaged"
-    )
-    clean.add_argument("--out", default="out", metavar="DIR", help="where they are (default: out)")
-    return parser
 
 
 def _general() -> argparse.ArgumentParser:

@@ -127,27 +127,35 @@ def clean(arguments: argparse.Namespace) -> int:
 
 def diagnose(arguments: argparse.Namespace) -> int:
     """Measure a user's own network and print how stable its training is; draws a figure, too."""
-    import jax
-
-    from figures import diagnosis, style
+    from figures import diagnosis, style, training_diagnosis
     from sims.backend import require_sound
-    from sims.diagnose import diagnose as measure
-    from sims.user_network import load
 
     require_sound(arguments.allow_unsound)
-    found = measure(
-        load(arguments.network),
-        jax.random.key(arguments.seed),
-        batch_sizes=arguments.batch_sizes,
-        num_matvecs=arguments.products,
-        gram_limit=arguments.gram_limit,
-    )
+    found = _measured(arguments)
     if arguments.json:
         return _print_json(found)
-    tables.Output().print(diagnosis.report(found))
-    paths = style.save(diagnosis.draw(found), Path(arguments.out) / "diagnosis", ("png", "pdf"))
+    shown = diagnosis if arguments.train is None else training_diagnosis
+    tables.Output().print(shown.report(found))
+    name = shown.__name__.rpartition(".")[2]
+    paths = style.save(shown.draw(found), Path(arguments.out) / name, ("png", "pdf"))
     print(f"figure: {', '.join(map(str, paths))}", file=sys.stderr)
     return 0
+
+
+def _measured(arguments: argparse.Namespace) -> Any:
+    """The network as it is, or along its training; limits not given are those of either."""
+    import jax
+
+    from sims import diagnose, training_diagnosis, user_network
+
+    network, key = user_network.load(arguments.network), jax.random.key(arguments.seed)
+    limits = {"num_matvecs": arguments.products, "gram_limit": arguments.gram_limit}
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
+    if arguments.train is None:
+        return diagnose.diagnose(network, key, batch_sizes=arguments.batch_sizes, **limits)
+    return training_diagnosis.watch(
+        network, key, steps=arguments.train, records=arguments.records, **limits
+    )
 
 
 def _agreed(question: str) -> bool:

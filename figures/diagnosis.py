@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from figures import style, tables
-from sims.diagnose import Diagnosis, Estimate
+from sims.diagnosis import ADAPTIVE, Diagnosis, Estimate
 
 
 def report(found: Diagnosis) -> Group:
@@ -62,10 +62,14 @@ def edge(found: Diagnosis) -> str:
     """The optimiser's own edge, and where the sharpness lies beside it."""
     critical = found.optimizer.edge
     text = f"curvature {tables.number(critical)}"
-    if found.optimizer.kind in ("gd", "heavy_ball", "nesterov", "ema"):
+    if found.optimizer.kind not in ADAPTIVE:
         share = found.curvature.sharpness.value / critical
         return f"{text}; the sharpness is at {share:.1%} of it"
-    return f"{text} of the preconditioned Hessian"
+    text = f"{text} of the preconditioned Hessian"
+    largest = found.curvature.preconditioned
+    if not np.isfinite(largest.value):
+        return text
+    return f"{text}, which has {with_error(largest, 'residual')}: {largest.value / critical:.1%}"
 
 
 def thresholds(found: Diagnosis) -> Table:

@@ -12,7 +12,7 @@ for other optimisers the edge of the full batch is given, and SGD's thresholds a
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,107 +21,34 @@ import numpy as np
 from dynamics.curvature import gauss_newton_vp, hvp
 from dynamics.eigenpairs import top_eigenpairs
 from dynamics.gram import gauss_newton_trace, gradient_gram
+from dynamics.kinks import kinks
 from dynamics.linearized_sgd import lyapunov_exponent
 from dynamics.operators import flat_operator, products, random_signs
-from dynamics.spectral_density import Quadrature, spectral_density
-from dynamics.stability import batch_sharpness
+from dynamics.spectral_density import spectral_density
+from dynamics.stability import batch_sharpness, preconditioned_sharpness
 from dynamics.trace_estimators import trace
+from sims.diagnosis import (
+    ADAPTIVE,
+    NOTHING,
+    BatchThreshold,
+    Curvature,
+    Diagnosis,
+    Estimate,
+    Optimizer,
+    Point,
+    Stability,
+    read_optimizer,
+)
 from sims.output_curvature import kinked_examples, output_weights
 from sims.user_network import Network
 from theory.stability.bounds import stability_bounds
 from theory.stability.mean_square import growth_rate, mean_square_threshold, mean_threshold
-from theory.stability.thresholds import optimizer_threshold
 
 MISSED = 0.05  # share of the curvature that the linearised outputs may miss without a note
 GRAM_LIMIT = 2048  # rows, examples times outputs, of the largest Gram that is formed
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 PROBES = 4  # random directions in which the Hessian is compared with the Gauss-Newton matrix
 LEADING = 10  # samples named of those that carry the instability
-REQUIRED = ("kind", "learning_rate", "batch_size")
-
-
-class Estimate(NamedTuple):
-    """A number and its error: a standard error or a residual, zero where it is exact."""
-
-    value: float
-    error: float
-
-
-class Point(NamedTuple):
-    """Where in parameter space, and on which loss."""
-
-    examples: int
-    outputs: int
-    parameters: int
-    normalization: str
-    loss: float
-    gradient_norm: float
-    kinked_examples: int
-
-
-class Curvature(NamedTuple):
-    """Of the full loss; the Gauss-Newton trace is exact. ``products`` counts those with H.
-
-    ``missed`` is the Frobenius distance of the Hessian from the Gauss-Newton matrix, in units of
-    the latter's norm, from ``PROBES`` random directions: zero where the loss interpolates.
-    """
-
-    sharpness: Estimate
-    trace: Estimate
-    gauss_newton_trace: float
-    missed: float
-    density: Quadrature
-    products: int
-
-
-class Optimizer(NamedTuple):
-    """Settings, and the curvature beyond which its full-batch version is unstable."""
-
-    kind: str
-    learning_rate: float
-    batch_size: int
-    hyper: dict[str, float]
-    edge: float
-
-
-class BatchThreshold(NamedTuple):
-    """Learning rate at SGD's edge: exact, or nan; and an upper bound of it.
-
-    With momentum only the bound of the mean is known, GD's ``(2 + 2 beta) / lmax``.
-    """
-
-    batch_size: int
-    exact: float
-    bound: float
-
-
-NOTHING = Estimate(np.nan, np.nan)
-
-
-class Stability(NamedTuple):
-    """Of linearised SGD at the given settings. nan and empty where the Gram was too large.
-
-    ``mean_of_ratios`` and ``ratio_of_means`` are the two forms of the batch sharpness.
-    """
-
-    mean_of_ratios: Estimate
-    ratio_of_means: Estimate
-    thresholds: tuple[BatchThreshold, ...] = ()
-    frobenius_norm: float = np.nan
-    growth: float = np.nan
-    lyapunov: Estimate = NOTHING
-    leading_samples: tuple[int, ...] = ()
-    leading_shares: tuple[float, ...] = ()
-
-
-class Diagnosis(NamedTuple):
-    """The report, in sections, with what a reader must know to read it."""
-
-    point: Point
-    curvature: Curvature
-    optimizer: Optimizer
-    stability: Stability
-    notes: tuple[str, ...]
 
 
 def diagnose(
@@ -137,10 +64,12 @@ def diagnose(
     ``num_matvecs`` bounds the products of each estimator. Raises ``ValueError`` for settings of the
     optimiser that are missing, unknown or out of range.
     """
-    optimizer = _optimizer(network)
+    optimizer = read_optimizer(network)
     edge_key, batch_key, path_key = jax.random.split(key, 3)
     weights, normalization = output_weights(network)
-    curvature = _curvature(network, weights, edge_key, num_matvecs)
+    curvature = _curvature(network, weights, edge_key, num_matvecs)._replace(
+        preconditioned=_preconditioned(network, optimizer, edge_key, num_matvecs)
+    )
     n, c = weights.shape[:2]
     sizes = sorted({optimizer.batch_size, n, *(int(b) for b in batch_sizes if 1 <= b <= n)})
     mean, ratio = _batch_sharpness(network, optimizer, batch_key, num_matvecs)
@@ -150,33 +79,25 @@ def diagnose(
         stability = stability._replace(**exact)
     else:
         stability = stability._replace(thresholds=_bounded(optimizer, curvature, c, sizes))
-    gradient = jax.grad(network.batch_loss)(network.params, network.data)
-    point = Point(
-        examples=n,
-        outputs=c,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(network.params)),
-        normalization=normalization,
-        loss=float(network.batch_loss(network.params, network.data)),
-        gradient_norm=float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))),
-        kinked_examples=kinked_examples(network),
-    )
+    point = _point(network, (n, c), normalization)
     notes = _notes(point, curvature, optimizer, gram_limit)
     return Diagnosis(point, curvature, optimizer, stability, notes)
 
 
-def _optimizer(network: Network) -> Optimizer:
-    """Settings, checked by what uses them: nothing is guessed but plain SGD."""
-    settings = {"kind": "gd", **network.optimizer}
-    missing = [name for name in REQUIRED if name not in settings]
-    if missing:
-        raise ValueError(f"optimizer must have {', '.join(missing)}, got {dict(network.optimizer)}")
-    n, size = len(network.data[0]), settings["batch_size"]
-    if int(size) != size or not 1 <= size <= n:
-        raise ValueError(f"batch_size must be an integer from 1 to {n} (all examples), got {size}")
-    hyper = {name: float(value) for name, value in settings.items() if name not in REQUIRED}
-    kind, rate = settings["kind"], float(settings["learning_rate"])
-    edge = float(optimizer_threshold(kind, rate, **hyper))
-    return Optimizer(kind, rate, int(size), hyper, edge)
+def _point(network: Network, shape: tuple[int, int], normalization: str) -> Point:
+    value, gradient = jax.value_and_grad(network.batch_loss)(network.params, network.data)
+    pre_activations = kinks(network.apply, network.params, network.data[0])
+    return Point(
+        examples=shape[0],
+        outputs=shape[1],
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(network.params)),
+        normalization=normalization,
+        loss=float(value),
+        gradient_norm=float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))),
+        kinked_examples=kinked_examples(network),
+        kinked_units=int(pre_activations.on_kink),
+        units=pre_activations.inputs,
+    )
 
 
 def _curvature(network: Network, weights: jax.Array, key: jax.Array, num_matvecs: int) -> Curvature:
@@ -202,6 +123,25 @@ def _curvature(network: Network, weights: jax.Array, key: jax.Array, num_matvecs
         density=jax.tree.map(np.asarray, density),
         products=PROBES + int(spent) + int(total.num_matvecs) + int(density.num_matvecs),
     )
+
+
+def _preconditioned(
+    network: Network, optimizer: Optimizer, key: jax.Array, num_matvecs: int
+) -> Estimate:
+    """Largest eigenvalue of P^-1 H at the live state of an adaptive optimiser, if there is one."""
+    if optimizer.kind not in ADAPTIVE or network.opt_state is None:
+        return NOTHING
+    sizes = {"num_matvecs": num_matvecs, "tolerance": 1e-4}
+    found = preconditioned_sharpness(
+        network.batch_loss,
+        network.params,
+        network.data,
+        network.opt_state,
+        key,
+        **optimizer.constants,
+        **sizes,
+    )
+    return Estimate(float(found.values[0]), float(found.residual_norms[0]))
 
 
 def _missed(network: Network, key: jax.Array) -> float:
@@ -233,7 +173,7 @@ def _exact(
     gram = jax.jit(partial(gradient_gram, network.columns))(
         network.params, network.data[0], output_weights=weights
     )
-    momentum = _momentum(optimizer)
+    momentum = optimizer.momentum
     rate, size, n = optimizer.learning_rate, optimizer.batch_size, len(gram)
     thresholds = tuple(
         BatchThreshold(
@@ -264,18 +204,13 @@ def _bounded(
     optimizer: Optimizer, curvature: Curvature, outputs: int, sizes: Sequence[int]
 ) -> tuple[BatchThreshold, ...]:
     """What is left without the Gram: bounds from the sharpness and the exact trace."""
-    momentum = _momentum(optimizer)
+    momentum = optimizer.momentum
     mean = (2 + 2 * momentum) / curvature.sharpness.value
     traces = (np.inf if momentum else 2 * outputs * b / curvature.gauss_newton_trace for b in sizes)
     return tuple(
         BatchThreshold(size, np.nan, min(mean, bound))
         for size, bound in zip(sizes, traces, strict=True)
     )
-
-
-def _momentum(optimizer: Optimizer) -> float:
-    """That of heavy ball; other optimisers are read as plain SGD, which a note says."""
-    return optimizer.hyper.get("momentum", 0.0) if optimizer.kind == "heavy_ball" else 0.0
 
 
 def _batch_sharpness(
@@ -307,15 +242,17 @@ def _notes(
             "Not close to an interpolating minimum: the Hessian differs from the Gauss-Newton "
             f"matrix by {curvature.missed:.0%} of its norm. Thresholds hold for the latter."
         )
-    if point.kinked_examples:
+    if point.kinked_examples or point.kinked_units:
         notes.append(
-            f"{point.kinked_examples} of {point.examples} examples sit on a kink of the network, "
-            "where products with the Hessian depend on rounding; Gram and its thresholds do not."
+            f"On a kink: {point.kinked_units} of {point.units} inputs of ReLUs, slopes of "
+            f"{point.kinked_examples} of {point.examples} examples. Products with the Hessian miss "
+            "the jump there, and gradients depend on rounding."
         )
     if optimizer.kind not in ("gd", "heavy_ball"):
         notes.append(
             f"Thresholds by batch size are those of plain SGD; for {optimizer.kind} only the "
-            "full-batch edge is known, in the preconditioned curvature for adaptive methods."
+            "full-batch edge is known, in the preconditioned curvature for adaptive methods"
+            + (", which needs opt_state." if optimizer.kind in ADAPTIVE else ".")
         )
     if curvature.sharpness.error > 1e-3 * abs(curvature.sharpness.value):
         notes.append("The largest eigenvalue has not converged: ask for more products.")

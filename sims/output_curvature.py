@@ -1,5 +1,8 @@
 """What a loss makes of a network's outputs: its normalisation, read off, and kinks, looked for."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +19,31 @@ def output_weights(network: Network) -> tuple[jax.Array, str]:
 
     Raises ``ValueError`` where that curvature is not positive semidefinite or zero throughout.
     """
-    outputs, y = network.columns(network.params, network.data[0]), network.data[1]
-
-    def single(f, y):
-        return network.loss(f.reshape(network.output_shape)[None], y[None])
-
-    curvature = jax.jit(jax.vmap(jax.hessian(single)))(outputs, y)
-    values, vectors = jnp.linalg.eigh(curvature)
+    curvature = jax.jit(partial(output_curvature, network))(network.params)
+    values = np.linalg.eigvalsh(curvature)
     largest, smallest = float(values.max()), float(values.min())
     if not largest > 0 or smallest < -1e-9 * largest:
         raise ValueError(
             "loss must be convex and curved in the outputs for thresholds to exist, got curvatures "
             f"from {smallest:.3g} to {largest:.3g}"
         )
-    roots = jnp.sqrt(jnp.maximum(values, 0.0))[:, :, None] * jnp.swapaxes(vectors, 1, 2)
-    return roots, _in_words(np.asarray(values), curvature.shape[-1])
+    return roots(curvature), _in_words(values, curvature.shape[-1])
+
+
+def output_curvature(network: Network, params: Any) -> jax.Array:
+    """Second derivative of the loss in the outputs of every single example, (n, c, c)."""
+    outputs, y = network.columns(params, network.data[0]), network.data[1]
+
+    def single(f, y):
+        return network.loss(f.reshape(network.output_shape)[None], y[None])
+
+    return jax.vmap(jax.hessian(single))(outputs, y)
+
+
+def roots(curvature: jax.Array) -> jax.Array:
+    """M_i with ``M_i^T M_i`` the curvature of example i; negative eigenvalues count as zero."""
+    values, vectors = jnp.linalg.eigh(curvature)
+    return jnp.sqrt(jnp.maximum(values, 0.0))[:, :, None] * jnp.swapaxes(vectors, 1, 2)
 
 
 def _in_words(values: np.ndarray, outputs: int) -> str:

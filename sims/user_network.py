@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ class Network:
     ``apply(params, x) -> outputs`` (n, c) or (n,), one example independent of the others;
     ``data = (x, y)`` with examples on the leading axes; ``loss(outputs, y) -> scalar``, a mean over
     the examples given; ``optimizer`` holds ``kind`` (a key of ``theory.stability.thresholds``),
-    ``learning_rate``, ``batch_size``, and the hyper-parameters of that kind.
+    ``learning_rate``, ``batch_size``, and the hyper-parameters of that kind. ``opt_state`` is its
+    live optax state, from which the preconditioner of an adaptive method is read, with the
+    constants ``b1``, ``b2``, ``eps`` and ``eps_root`` in ``optimizer`` (optax's own if left out).
     """
 
     apply: Callable[[Any, Any], Any]
@@ -38,6 +40,7 @@ class Network:
     data: tuple[Any, Any]
     loss: Callable[[Any, Any], Any]
     optimizer: Mapping[str, Any] = field(default_factory=dict)
+    opt_state: Any = None
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -89,7 +92,7 @@ def _checked(network: Network) -> Network:
     params, data = jax.tree.map(_double, (network.params, tuple(network.data)))
     if len(data) != 2 or len({len(jnp.atleast_1d(leaf)) for leaf in data}) != 1:
         raise ValueError("data must be (x, y) with as many examples in x as in y")
-    network = Network(network.apply, params, data, network.loss, dict(network.optimizer))
+    network = replace(network, params=params, data=data, optimizer=dict(network.optimizer))
     x, y = data
     outputs = network.apply(params, x)
     if outputs.ndim not in (1, 2) or len(outputs) != len(x):
