@@ -4,6 +4,9 @@ import importlib
 import re
 from pathlib import Path
 
+from sims.diagnosis import read_optimizer
+from sims.user_network import load
+
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
@@ -11,6 +14,19 @@ def test_python_example_agrees_with_theory_to_the_step_size(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     assert 0 < float(capsys.readouterr().out) < 8e-3  # eta s_max
+
+
+def test_network_files_are_providers(tmp_path, monkeypatch):
+    """Each of the three kinds loads as a network, trained where the file trains it."""
+    files = dict(re.findall(r"```py\n# (\w+)\.py\n(.*?)```", README, re.DOTALL))
+    assert len(files) == 3
+    for name, code in files.items():
+        (tmp_path / f"{name}.py").write_text(re.sub(r"steps=[\d_]+", "steps=50", code))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in files:
+        network = load(str(tmp_path / f"{name}.py"))
+        assert float(network.batch_loss(network.params, network.data)) < 2
+        read_optimizer(network)
 
 
 def test_links_and_pictures_exist():
