@@ -124,5 +124,5 @@ def _edges(ax: Axes, watched: Watched) -> None:
     ax.plot(watched.steps, bound, color=style.NEUTRAL, linestyle="--", label="bound")
     ax.axhline(1, color="C1", linewidth=1)
     size = watched.optimizer.batch_size
-    ax.set(xlabel="step", ylabel=f"learning rate / edge at batch size {size}")
+    ax.set(xlabel="step", ylabel="learning rate / edge", title=f"batch size {size}")
     ax.legend(loc="best")
