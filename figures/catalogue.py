@@ -22,6 +22,13 @@ from figures.deep_linear import (
     saxe2014_products,
     tian2021_byol,
 )
+from figures.stability import (
+    cohen2021_edge,
+    cohen2024_central_flow,
+    damian2022_self_stabilization,
+    lewkowycz2020_catapult,
+    wortsman2023_proxies,
+)
 from sims.experiment import Result
 
 DRAW: dict[str, Callable[[Result], Figure]] = {
@@ -32,14 +39,19 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "saxe2014_jacobians": saxe2014_jacobians.draw,
     "advani2017_dynamics": advani2017_dynamics.draw,
     "advani2017_stopping": advani2017_stopping.draw,
+    "lewkowycz2020_catapult": lewkowycz2020_catapult.draw,
     "tian2021_byol": tian2021_byol.draw,
+    "cohen2021_edge": cohen2021_edge.draw,
     "jacot2021_saddles": jacot2021_saddles.draw,
     "atanasov2022_alignment": atanasov2022_alignment.draw,
+    "damian2022_self_stabilization": damian2022_self_stabilization.draw,
     "kleinman2023_pathways": kleinman2023_pathways.draw,
     "kleinman2023_transfer": kleinman2023_transfer.draw,
+    "wortsman2023_proxies": wortsman2023_proxies.draw,
     "liu2023_laziness": liu2023_laziness.draw,
     "domine2024_balanced": domine2024_balanced.draw,
     "domine2024_wide": domine2024_wide.draw,
+    "cohen2024_central_flow": cohen2024_central_flow.draw,
 }
 
 

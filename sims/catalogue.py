@@ -20,6 +20,13 @@ from sims.deep_linear import (
     tian2021_byol,
 )
 from sims.experiment import Experiment
+from sims.stability import (
+    cohen2021_edge,
+    cohen2024_central_flow,
+    damian2022_self_stabilization,
+    lewkowycz2020_catapult,
+    wortsman2023_proxies,
+)
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_modes.EXPERIMENT,
@@ -29,14 +36,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_jacobians.EXPERIMENT,
     advani2017_dynamics.EXPERIMENT,
     advani2017_stopping.EXPERIMENT,
+    lewkowycz2020_catapult.EXPERIMENT,
     tian2021_byol.EXPERIMENT,
+    cohen2021_edge.EXPERIMENT,
     jacot2021_saddles.EXPERIMENT,
     atanasov2022_alignment.EXPERIMENT,
+    damian2022_self_stabilization.EXPERIMENT,
     kleinman2023_pathways.EXPERIMENT,
     kleinman2023_transfer.EXPERIMENT,
+    wortsman2023_proxies.EXPERIMENT,
     liu2023_laziness.EXPERIMENT,
     domine2024_balanced.EXPERIMENT,
     domine2024_wide.EXPERIMENT,
+    cohen2024_central_flow.EXPERIMENT,
 )
 
 
