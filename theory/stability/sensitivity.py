@@ -81,6 +81,38 @@ def z_loss_gradient(logits: ArrayLike, weight: ArrayLike = 1e-4) -> Float[Array,
     return jnp.multiply(2 * weight, log_z * jax.nn.softmax(logits, axis=-1))
 
 
+def z_loss_decay_rate(weight: ArrayLike, vocabulary: ArrayLike) -> Array:
+    """Rate ``2 w / v`` at which the z-loss takes ln Z to zero, once probabilities are learned.
+
+    Of one softmax of v logits on gradient flow of cross-entropy + z-loss. The sum of all logits
+    moves by the z-loss alone, ``d/dt sum z = -2 w ln Z``; where cross-entropy, much stiffer, keeps
+    the probabilities, all logits move together and ``d/dt ln Z = -(2 w / v) ln Z``. The next order
+    is ``2 w [mean(1/p)/v - 1]`` relative to it, p the probabilities. Arguments broadcast. Raises
+    ``ValueError`` for a negative weight, v not positive. Source: derived here.
+
+    >>> float(z_loss_decay_rate(0.01, 10))
+    0.002
+    """
+    require_nonnegative(weight=weight)
+    require_positive(vocabulary=vocabulary)
+    weight, vocabulary = as_floats(weight, vocabulary)
+    return 2 * weight / vocabulary
+
+
+def attention_logit_degree(*, qk_norm: bool, input_gain: bool = True) -> int:
+    """Power with which attention logits grow in the scale of all weights that make them.
+
+    ``q . k = (Q g n) . (K g n)`` with n normalised and g the gain of its norm: 4, or 2 without
+    that gain. With normalised queries and keys only the product of their own two gains is left: 2.
+    Optimisers that move every weight by about the learning rate in a step (Adam, sign descent)
+    hence take logits up as this power of a large rate. Source: derived here.
+
+    >>> attention_logit_degree(qk_norm=False), attention_logit_degree(qk_norm=True)
+    (4, 2)
+    """
+    return 4 if input_gain and not qk_norm else 2
+
+
 def attention_logit_bound(query_gain: ArrayLike, key_gain: ArrayLike) -> Float[Array, "..."]:
     """Largest attention logit ``sqrt(d) max_j |g_j k_j|`` with layer-normalised queries and keys.
 
@@ -116,15 +148,22 @@ def adam_update_size(gradient: ArrayLike, eps: ArrayLike = 1e-8) -> Array:
 
 
 def independent_decay_rms(
-    learning_rate: ArrayLike, weight_decay: ArrayLike, steps: ArrayLike = np.inf
+    learning_rate: ArrayLike,
+    weight_decay: ArrayLike,
+    steps: ArrayLike = np.inf,
+    *,
+    momentum: ArrayLike = 0.0,
 ) -> Array:
     """Root mean square weight after random +-1 updates with independent decay, from zero.
 
-        theta' = (1 - w) theta - eta u:   rms = eta sqrt((1 - (1-w)^(2 t)) / (2 w - w^2))
+        theta' = (1 - w) theta - eta m,  m the average of updates u with momentum b,
+        rms^2 = eta^2 (1 - a^(2 t)) / (1 - a^2)  (1 - b) (1 + a b) / ((1 + b) (1 - a b)),
 
-    and ``eta / sqrt(2 w - w^2)`` in equilibrium (steps = inf): proportional to eta, as decay does
-    not scale with it. For decay ``eta w``, as in optax, put ``eta w`` for w. Arguments broadcast.
-    Raises ``ValueError`` unless eta > 0, 0 < w < 2 and steps >= 0. Source: derived here.
+    a = 1 - w, and ``eta / sqrt(2 w - w^2)`` in equilibrium (steps = inf) without momentum:
+    proportional to eta, as decay does not scale with it. For decay ``eta w``, as in optax, put
+    ``eta w`` for w. Adam on gradients of constant modulus makes such updates, b its first moment's.
+    Exact without momentum, and in equilibrium. Arguments broadcast. Raises ``ValueError`` unless
+    eta > 0, 0 < w < 2, steps >= 0 and 0 <= b < 1. Source: derived here.
 
     >>> float(independent_decay_rms(3.0, 1.0))
     3.0
@@ -132,8 +171,11 @@ def independent_decay_rms(
     require_positive(learning_rate=learning_rate)
     require("weight_decay", weight_decay, lambda w: (w > 0) & (w < 2), "in (0, 2)")
     require("steps", steps, lambda t: t >= 0, "non-negative")
-    eta, decay, steps = as_floats(learning_rate, weight_decay, steps)
-    return eta * jnp.sqrt((1 - jnp.abs(1 - decay) ** (2 * steps)) / (decay * (2 - decay)))
+    require("momentum", momentum, lambda b: (b >= 0) & (b < 1), "in [0, 1)")
+    eta, decay, steps, b = as_floats(learning_rate, weight_decay, steps, momentum)
+    a = 1 - decay
+    averaging = (1 - b) * (1 + a * b) / ((1 + b) * (1 - a * b))
+    return eta * jnp.sqrt(averaging * (1 - jnp.abs(a) ** (2 * steps)) / (decay * (2 - decay)))
 
 
 def _require_grid(rates: ArrayLike, losses: ArrayLike) -> None:

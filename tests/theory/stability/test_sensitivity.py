@@ -12,9 +12,11 @@ from hypothesis.extra.numpy import arrays
 from theory.stability.sensitivity import (
     adam_update_size,
     attention_logit_bound,
+    attention_logit_degree,
     independent_decay_rms,
     lr_sensitivity,
     z_loss,
+    z_loss_decay_rate,
     z_loss_gradient,
 )
 
@@ -86,6 +88,39 @@ def test_z_loss_curves_the_shift_and_moves_no_probability():
     np.testing.assert_allclose(shift @ curvature @ shift, 2 * weight / 7, rtol=1e-10)
 
 
+@given(st.integers(0, 2**16), st.sampled_from([1e-5, 1e-4, 1e-3]))
+def test_log_z_decays_with_the_slowest_curvature(seed, weight):
+    """Of cross-entropy + z-loss at ln Z = 0: the smallest eigenvalue, up to the next order."""
+    p = np.random.default_rng(seed).dirichlet(np.full(6, 5.0))
+    curvature = np.diag(p) - np.outer(p, p) + 2 * weight * np.outer(p, p)
+    slowest = np.linalg.eigvalsh(curvature)[0]
+    next_order = 2 * weight * (np.mean(1 / p) / 6 - 1)
+    found = float(z_loss_decay_rate(weight, 6))
+    assert slowest == pytest.approx(found, rel=2 * next_order + 1e-9)
+    small = 2 * weight / (6 * p.min())  # of which what is left out is the square
+    assert slowest == pytest.approx(found * (1 - next_order), rel=4 * small**2 + 1e-9)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("input_gain", [False, True])
+def test_degree_of_attention_logits(qk_norm, input_gain):
+    rng = np.random.default_rng(0)
+    gain, (Q, K), gains = rng.normal(size=6), rng.normal(size=(2, 4, 6)), rng.normal(size=(2, 4))
+    n = rng.normal(size=(2, 6))
+
+    def logit(scale):
+        x = n * (scale * gain if input_gain else 1.0)
+        q, k = (scale * m @ row for m, row in zip((Q, K), x, strict=True))
+        if qk_norm:
+            q, k = (
+                (u - u.mean()) / u.std() * scale * g for u, g in zip((q, k), gains, strict=True)
+            )
+        return q @ k
+
+    degree = attention_logit_degree(qk_norm=qk_norm, input_gain=input_gain)
+    assert np.log2(logit(2.0) / logit(1.0)) == pytest.approx(degree, abs=1e-10)
+
+
 @given(st.integers(0, 2**16))
 def test_normalized_logits_stay_below_the_bound(seed):
     rng = np.random.default_rng(seed)
@@ -125,6 +160,18 @@ def test_weights_under_independent_decay(steps):
     assert found < limit
 
 
+@pytest.mark.parametrize(("decay", "momentum"), [(0.02, 0.9), (0.3, 0.5), (1.2, 0.7), (0.1, 0.0)])
+def test_momentum_and_decay_by_the_stationary_covariance(decay, momentum):
+    """Of the linear recursion of (weight, average): the matrix equation S = F S F^T + noise."""
+    a, b, eta = 1 - decay, momentum, 0.3
+    step = np.array([[a, -eta * b], [0, b]])
+    drive = np.array([-eta * (1 - b), 1 - b])
+    operator = np.eye(4) - np.kron(step, step)
+    covariance = np.linalg.solve(operator, np.outer(drive, drive).ravel())
+    found = independent_decay_rms(eta, decay, momentum=momentum)
+    assert float(found) == pytest.approx(np.sqrt(covariance[0]), rel=1e-10)
+
+
 def test_sensitivity_of_many_curves_at_once():
     losses = np.random.default_rng(0).uniform(1, 12, (3, 4, 6))
     found = lr_sensitivity(RATES, losses, np.full((3, 1), INIT))
@@ -147,6 +194,9 @@ def test_sensitivity_of_many_curves_at_once():
         (lambda: adam_update_size(1.0, 0.0), "eps must be positive"),
         (lambda: independent_decay_rms(1.0, 2.0), r"weight_decay must be in \(0, 2\), got 2.0"),
         (lambda: independent_decay_rms(1.0, 1.0, -1), "steps must be non-negative"),
+        (lambda: independent_decay_rms(1.0, 1.0, momentum=1), r"momentum must be in \[0, 1\)"),
+        (lambda: z_loss_decay_rate(-1.0, 3), "weight must be non-negative"),
+        (lambda: z_loss_decay_rate(1.0, 0), "vocabulary must be positive"),
     ],
 )
 def test_bad_input_is_named(call, message):
