@@ -27,7 +27,12 @@ from figures.stability import (
     cohen2024_central_flow,
     damian2022_self_stabilization,
     lewkowycz2020_catapult,
+    mulayoff2024_threshold,
+    rosenfeld2023_signals,
+    wen2024_bigram,
+    wen2024_river,
     wortsman2023_proxies,
+    wu2023_regularization,
 )
 from sims.experiment import Result
 
@@ -45,12 +50,17 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "jacot2021_saddles": jacot2021_saddles.draw,
     "atanasov2022_alignment": atanasov2022_alignment.draw,
     "damian2022_self_stabilization": damian2022_self_stabilization.draw,
+    "wu2023_regularization": wu2023_regularization.draw,
+    "mulayoff2024_threshold": mulayoff2024_threshold.draw,
     "kleinman2023_pathways": kleinman2023_pathways.draw,
     "kleinman2023_transfer": kleinman2023_transfer.draw,
     "wortsman2023_proxies": wortsman2023_proxies.draw,
     "liu2023_laziness": liu2023_laziness.draw,
+    "rosenfeld2023_signals": rosenfeld2023_signals.draw,
     "domine2024_balanced": domine2024_balanced.draw,
     "domine2024_wide": domine2024_wide.draw,
+    "wen2024_river": wen2024_river.draw,
+    "wen2024_bigram": wen2024_bigram.draw,
     "cohen2024_central_flow": cohen2024_central_flow.draw,
 }
 

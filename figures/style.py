@@ -16,9 +16,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sims import atomic
 
@@ -122,6 +124,19 @@ def legend(
     if simulation:
         labels.append("simulation")
     ax.legend(handles, labels, **options)
+
+
+def plain_ticks(*axes: Axis) -> None:
+    """Label 1, 2, 5, 10, ... as they are, on logarithmic axes that span about a decade.
+
+    >>> _, ((panel,),) = panels()
+    >>> panel.set_yscale("log"), plain_ticks(panel.yaxis)
+    (None, None)
+    """
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def panel_letters(axes: Iterable[Axes] | np.ndarray) -> None:

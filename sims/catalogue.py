@@ -25,7 +25,12 @@ from sims.stability import (
     cohen2024_central_flow,
     damian2022_self_stabilization,
     lewkowycz2020_catapult,
+    mulayoff2024_threshold,
+    rosenfeld2023_signals,
+    wen2024_bigram,
+    wen2024_river,
     wortsman2023_proxies,
+    wu2023_regularization,
 )
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -42,12 +47,17 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     jacot2021_saddles.EXPERIMENT,
     atanasov2022_alignment.EXPERIMENT,
     damian2022_self_stabilization.EXPERIMENT,
+    wu2023_regularization.EXPERIMENT,
+    mulayoff2024_threshold.EXPERIMENT,
     kleinman2023_pathways.EXPERIMENT,
     kleinman2023_transfer.EXPERIMENT,
     wortsman2023_proxies.EXPERIMENT,
     liu2023_laziness.EXPERIMENT,
+    rosenfeld2023_signals.EXPERIMENT,
     domine2024_balanced.EXPERIMENT,
     domine2024_wide.EXPERIMENT,
+    wen2024_river.EXPERIMENT,
+    wen2024_bigram.EXPERIMENT,
     cohen2024_central_flow.EXPERIMENT,
 )
 

@@ -7,6 +7,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from figures import style
 from sims.experiment import Result
+from sims.stability.rosenfeld2023_signals import CONVERGED
 
 LABELS = ("patch, one class", "patch, other class", "others")
 GROUPS = ("C0", "C1", style.NEUTRAL)  # of the groups + and - (or of either digit), and the rest
@@ -46,7 +47,7 @@ def final_sharpness(ax: Axes, result: Result) -> None:
     """Where gradient descent ends: balanced up to the threshold, then below 2/eta."""
     predicted, measured = result.predicted, result.measured
     rates = measured["learning_rates"]
-    converged = measured["final_bulk"] < 1e-12
+    converged = measured["final_bulk"] < CONVERGED
     for index, color in enumerate(strength_colors(result)):
         found = np.where(converged[index], measured["final_sharpness"][index], np.nan)
         ax.plot(rates, found, "o", color=color, mew=0, alpha=0.55, zorder=2)

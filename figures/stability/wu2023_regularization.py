@@ -20,7 +20,7 @@ def draw(result: Result) -> Figure:
         over_training(row[0], result, network)
         at_the_end(row[1], result, network)
         norms(row[2], result, network)
-        test_errors(row[3], result, network)
+        generalization(row[3], result, network)
     style.panel_letters(axes)
     return figure
 
@@ -73,7 +73,7 @@ def norms(ax: Axes, result: Result, network: str) -> None:
     ax.legend(fontsize=6, loc="lower left")
 
 
-def test_errors(ax: Axes, result: Result, network: str) -> None:
+def generalization(ax: Axes, result: Result, network: str) -> None:
     """Test error, and its mean over starts."""
     m = result.measured
     for method, color in (("sgd", SGD), ("gd", GD)):

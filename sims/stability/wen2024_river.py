@@ -29,10 +29,10 @@ from theory.stability import river_valley, schedules
 HILLS = 7
 HILL_CURVATURES = np.geomspace(0.5, 8.0, HILLS)
 RATES = np.geomspace(0.02, 0.2, 5)
-STABLE, BURN = 2000, 1000  # steps of the stable phase, and those before it is looked at
+STABLE, BURN = 1500, 500  # steps of the stable phase, and those before it is looked at
 CHECKPOINTS, BRANCH = (240, 420, 600), 40  # total compute, and decay before each
 CURVATURE, DECAY_RATE, DECAY_NOISE = 3.0, 0.3, 0.5  # of the hill in which decays are compared
-DECAY_STEPS, DESCENTS = 12, 200  # and steps by which a schedule is learned
+DECAY_STEPS, DESCENTS = 12, 150  # and steps by which a schedule is learned
 WINDING, SLOPE = 0.25, -0.005  # of the valley whose hills (1, 2, 4) e^(x/4) steepen downstream
 WINDING_HILLS = np.array([1.0, 2.0, 4.0])
 WINDING_RATES = np.array([0.02, 0.05, 0.1, 0.2])
@@ -49,7 +49,7 @@ class Config:
     river_start: float = 10.0
     chains: int = 64
     decay_chains: int = 1024
-    learners: int = 6  # of schedules, each from ``decay_chains / 2`` runs
+    learners: int = 8  # of schedules, each from ``decay_chains`` runs
 
     def __post_init__(self) -> None:
         for name in ("noise_variance", "river_curvature", "river_start"):
@@ -134,7 +134,7 @@ def predict(config: Config) -> Arrays:
         "decay_gaps": end,
         "least_gap": CURVATURE * best.moments[-1] / 2,
         "inverse_slope": CURVATURE,
-        "fitted_noise": DECAY_STEPS / (config.decay_chains // 2),
+        "fitted_noise": DECAY_STEPS / config.decay_chains,
         "force": forces(),
         "winding_rates": WINDING_RATES,
         "drag": forces() - SLOPE,
@@ -219,8 +219,7 @@ def over_decays(config: Config, key: jax.Array, sweep: Any) -> Arrays:
 
 def learned_decay(config: Config, start: Any, xi: jax.Array, key: jax.Array) -> tuple[Any, Any]:
     """A schedule (steps,) found by descent on the mean final loss of many runs, and that loss."""
-    count = config.decay_chains // 2
-    cases = noisy_valley.chains(key, np.zeros((1, DECAY_STEPS)), count, 0.0, start)
+    cases = noisy_valley.chains(key, np.zeros((1, DECAY_STEPS)), config.decay_chains, 0.0, start)
     batch = cases["start"], jax.random.key_data(cases["key"])
 
     def run(log_rates, start, key_data):
@@ -364,7 +363,7 @@ EXPERIMENT = Experiment(
         r"\dot x = -q'(x) - \tfrac12 h'(x)\,\mathrm{E}\,y^2",
     ),
     quick=Config(),
-    full=Config(chains=1024, decay_chains=16384, learners=32),
+    full=Config(chains=1024, decay_chains=4096, learners=16),
     cost=(12, 120),
     predict=predict,
     simulate=simulate,

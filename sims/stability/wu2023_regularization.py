@@ -232,7 +232,7 @@ def end_points(config: Config, key: jax.Array, network: str, method: str, sweep:
 def curvatures(gram: np.ndarray) -> dict[str, np.ndarray]:
     """Tr H, lmax(H) and max |g_i|^2 (...) at minima with these Grams (..., n, n)."""
     n, squares = gram.shape[-1], np.diagonal(gram, axis1=-2, axis2=-1)
-    alive = np.isfinite(gram).all(axis=(-2, -1), keepdims=True)
+    alive = np.asarray(np.isfinite(gram).all(axis=(-2, -1), keepdims=True))
     top = np.linalg.eigvalsh(np.where(alive, gram, 0.0))[..., -1:]
     return {
         "trace": squares.mean(axis=-1),
@@ -309,7 +309,7 @@ def sharpness_bound(p: Arrays) -> np.ndarray:
     return np.concatenate(bounds)[:, None]
 
 
-def test_order(m: Arrays) -> np.ndarray:
+def order_of_test_errors(m: Arrays) -> np.ndarray:
     """Rank correlation of rate and test error, mean over starts, of networks trained by SGD."""
     errors = [m[f"{network}_sgd_test"][..., -1].mean(axis=1) for network in NETWORKS]
     rates = [m[f"{network}_sgd_rates"] for network in NETWORKS]
@@ -378,7 +378,7 @@ CLAIMS = (
     Claim(
         "test error falls with the rate of SGD, both networks",
         predicted=lambda p: p["rank_correlation"],
-        measured=test_order,
+        measured=order_of_test_errors,
         tolerance=1e-12,
         because="rank correlation of rate and test error; order has no error bar",
         error="absolute",
