@@ -11,6 +11,8 @@ import jax  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from benchmarks.timing import Timing  # noqa: E402
+
 BENCHMARKS = ("mode_trajectories", "matrix_riccati", "generalization_curves", "seed_sweep")
 
 
@@ -20,12 +22,17 @@ def main(names: list[str]) -> None:
     console.print(f"jax {jax.__version__} on {', '.join(map(str, jax.devices()))}")
     for name in names or BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{name}")
-        timings = module.run()
-        table = Table("what", "median [s]", "ratio", "remark", title=module.__doc__)
-        for timing in timings:
-            ratio = timing.seconds / timings[0].seconds
-            table.add_row(timing.name, f"{timing.seconds:.3g}", f"{ratio:.3g}", timing.remark)
-        console.print(table)
+        many = hasattr(module, "tables")
+        for table in module.tables() if many else [_table(str(module.__doc__), module.run())]:
+            console.print(table)
+
+
+def _table(title: str, timings: list[Timing]) -> Table:
+    table = Table("what", "median [s]", "ratio", "remark", title=title)
+    for timing in timings:
+        ratio = timing.seconds / timings[0].seconds
+        table.add_row(timing.name, f"{timing.seconds:.3g}", f"{ratio:.3g}", timing.remark)
+    return table
 
 
 if __name__ == "__main__":

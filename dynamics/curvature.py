@@ -1,6 +1,7 @@
 """Curvature of a loss as products with vectors, and the one door to what is measured with them.
 
     hvp              Hessian times vector                     any loss(params, batch)
+    hessian_form     vector times Hessian times vector        the same, for two thirds of the price
     gauss_newton_vp  J^T (d2 loss/d outputs2) J times vector   output_loss(apply(params, x), y)
 
 These are plain functions of params and batch. An operator for the estimators is a partial
@@ -57,6 +58,27 @@ def hvp(loss: Loss, params: PyTree[Any], batch: PyTree[Any], v: PyTree[Any]) -> 
     """
     _require_like(params, v)
     return jax.jvp(lambda p: jax.grad(loss)(p, batch), (params,), (v,))[1]
+
+
+def hessian_form(
+    loss: Loss, params: PyTree[Any], batch: PyTree[Any], v: PyTree[Any]
+) -> Float[Array, ""]:
+    """``v^T H v``, the second derivative of ``t -> loss(params + t v, batch)`` at zero.
+
+    Forward over forward: no backward pass, so no activations are kept, and a third to a half less
+    work than in a product. The loss must have forward derivatives (``jax.custom_vjp`` has none:
+    ``inner(v, hvp(...))`` then). Raises ``ValueError`` if ``v`` has other shapes than ``params``.
+
+    >>> quartic = lambda w, scale: scale * jnp.sum(w**4)
+    >>> float(hessian_form(quartic, jnp.array([1.0, 2.0]), 0.5, jnp.array([1.0, 1.0])))
+    30.0
+    """
+    _require_like(params, v)
+
+    def slope(p: PyTree[Any]) -> Array:
+        return jax.jvp(lambda q: loss(q, batch), (p,), (v,))[1]
+
+    return jax.jvp(slope, (params,), (v,))[1]
 
 
 def gauss_newton_vp(

@@ -20,16 +20,22 @@ MatVec = Callable[[PyTree[Any]], PyTree[Any]]
 
 
 class FlatOperator(NamedTuple):
-    """An operator on vectors (dimension,) of one dtype, and the way back to pytrees."""
+    """An operator on vectors (dimension,) of one dtype, and the way back to pytrees.
+
+    ``form`` is ``v^T A v`` where that is known at a lower price than a product.
+    """
 
     matvec: Callable[[Array], Array]
     dimension: int
     dtype: Any
     unravel: Callable[[Array], PyTree[Any]]
+    form: Callable[[Array], Array] | None = None
 
 
-def flat_operator(matvec: MatVec, like: PyTree[Any]) -> FlatOperator:
-    """``matvec`` on flat vectors, in the common dtype of the leaves of ``like``.
+def flat_operator(
+    matvec: MatVec, like: PyTree[Any], form: Callable[[PyTree[Any]], Array] | None = None
+) -> FlatOperator:
+    """``matvec`` and ``form`` on flat vectors, in the common dtype of the leaves of ``like``.
 
     Raises ``ValueError`` unless ``like`` holds real floating-point numbers, at least one, and
     ``matvec`` returns as many as it takes.
@@ -50,7 +56,8 @@ def flat_operator(matvec: MatVec, like: PyTree[Any]) -> FlatOperator:
     image = jax.eval_shape(flat_matvec, flat)
     if image.shape != flat.shape:
         raise ValueError(f"matvec must return {flat.size} numbers, got {image.size}")
-    return FlatOperator(flat_matvec, flat.size, flat.dtype, unravel)
+    flat_form = None if form is None else lambda vector: form(unravel(vector)).astype(flat.dtype)
+    return FlatOperator(flat_matvec, flat.size, flat.dtype, unravel, flat_form)
 
 
 def products(
@@ -64,12 +71,10 @@ def quadratic_forms(
     operator: FlatOperator, keys: Key[Array, " count"], probe_batch: int = 1
 ) -> Float[Array, " count"]:
     """``v^T A v`` for one vector of random signs per key; never more than a batch in memory."""
-
-    def form(key: Array) -> Array:
-        probe = random_signs(key, operator)
-        return probe @ operator.matvec(probe)
-
-    return lax.map(form, keys, batch_size=_batch(probe_batch))
+    form = operator.form or (lambda probe: probe @ operator.matvec(probe))
+    return lax.map(
+        lambda key: form(random_signs(key, operator)), keys, batch_size=_batch(probe_batch)
+    )
 
 
 def random_signs(key: Key[Array, ""], operator: FlatOperator) -> Float[Array, " dimension"]:

@@ -20,6 +20,7 @@ Sources: Hutchinson (1990); Meyer, Musco, Musco & Woodruff (2021), arXiv 2010.09
 & Webber (2024), arXiv 2301.07825.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ def trace(
     num_matvecs: int,
     method: str = "xtrace",
     probe_batch: int = 1,
+    form: Callable[[PyTree[Any]], Array] | None = None,
 ) -> TraceEstimate:
     """Trace of a symmetric operator on pytrees like ``like``, from ``num_matvecs`` products.
 
@@ -68,10 +70,12 @@ def trace(
         method: see the module. "xnystrace" on an operator that turns out indefinite has an
             infinite standard error.
         probe_batch: products computed at once; more than 1 costs memory, and time on CPUs.
+        form: ``v -> v^T A v``, all that "hutchinson" needs of an operator, where it is cheaper
+            than a product: ``dynamics.curvature.hessian_form`` for a Hessian.
 
     Raises:
-        ValueError: an unknown method, too few products, ``like`` or ``matvec`` as
-            ``flat_operator``.
+        ValueError: an unknown method, too few products, a form for another method than
+            "hutchinson", ``like`` or ``matvec`` as ``flat_operator``.
 
     >>> slopes = jnp.array([1.0, 2.0, 3.0, 0.0])
     >>> estimate = trace(lambda v: slopes * v, jnp.ones(4), jax.random.key(0), num_matvecs=8)
@@ -86,9 +90,11 @@ def trace(
     }
     if method not in methods:
         raise ValueError(f"method must be one of {', '.join(methods)}, got {method!r}")
+    if form is not None and method != "hutchinson":
+        raise ValueError(f'form must be None unless method is "hutchinson", got {method!r}')
     estimate, least = methods[method]
     require_at_least(least, num_matvecs=num_matvecs)
-    return estimate(flat_operator(matvec, like), key, num_matvecs, probe_batch)
+    return estimate(flat_operator(matvec, like, form), key, num_matvecs, probe_batch)
 
 
 def _hutchinson(operator: FlatOperator, key: Array, budget: int, batch: int) -> TraceEstimate:

@@ -16,6 +16,7 @@ from dynamics.curvature import (
     curvature_along,
     dense_matrix,
     gauss_newton_vp,
+    hessian_form,
     hvp,
     inner,
     require_deterministic,
@@ -83,16 +84,18 @@ def forms(params, batch, u, v):
         hessian(mixed),
         reverse_twice,
         curvature_along(loss, params, batch, v),
+        hessian_form(loss, params, batch, v),
     )
 
 
 @given(seed=SEEDS)
 def test_hessian_is_symmetric_and_linear_and_both_orders_of_differentiation_agree(seed):
     params, batch, u, v = problem(seed)
-    hu, hv, mixed, reverse_twice, along = forms(params, batch, u, v)
+    hu, hv, mixed, reverse_twice, along, form = forms(params, batch, u, v)
     size = float(jnp.sqrt(inner(hu, hu) * inner(v, v)) + jnp.sqrt(inner(hv, hv) * inner(u, u)))
     assert abs(float(inner(u, hv) - inner(v, hu))) <= 1e-14 * size
     np.testing.assert_allclose(along, inner(v, hv) / inner(v, v), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(form, inner(v, hv), rtol=0, atol=1e-14 * size)
     flat = [np.asarray(ravel_pytree(tree)[0]) for tree in (hu, hv, mixed, reverse_twice)]
     scale = np.abs(flat[0]).max() + np.abs(flat[1]).max()
     np.testing.assert_allclose(flat[2], 2 * flat[0] - 3 * flat[1], rtol=0, atol=1e-13 * scale)
@@ -164,6 +167,8 @@ def test_vectors_of_other_shapes_are_refused():
     for wrong in (v[:1], jax.tree.map(lambda leaf: leaf[..., :1], v)):
         with pytest.raises(ValueError, match="v must have the shapes of params"):
             hvp(loss, params, batch, wrong)
+        with pytest.raises(ValueError, match="v must have the shapes of params"):
+            hessian_form(loss, params, batch, wrong)
         with pytest.raises(ValueError, match="v must have the shapes of params"):
             gauss_newton_vp(MODELS["tanh"].apply, half_square, params, batch, wrong)
     with pytest.raises(ValueError, match="like must hold real floating-point"):

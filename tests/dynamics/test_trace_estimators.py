@@ -147,6 +147,17 @@ def test_batches_of_products_change_nothing(method):
     np.testing.assert_allclose(batched.value, one.value, rtol=1e-10)
 
 
+def test_a_form_takes_the_place_of_products():
+    a, like, key = symmetric(0, np.linspace(-1, 2, SIZE)), jnp.ones(SIZE), jax.random.key(0)
+
+    def hutchinson(matvec, **options):
+        return trace(matvec, like, key, num_matvecs=12, method="hutchinson", **options)
+
+    found = hutchinson(jnp.zeros_like, form=lambda v: v @ (a @ v))
+    for part, expected in zip(found, hutchinson(lambda v: a @ v), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
+
+
 def test_many_operators_at_once():
     """Checkpoints, say; matfree's own map over products could not be kept sequential here."""
     a, key = symmetric(0, 0.8 ** np.arange(SIZE)), jax.random.key(0)
@@ -189,5 +200,7 @@ def test_bad_input_is_refused():
     for method, least in zip(METHODS, (2, 6, 4, 2), strict=True):
         with pytest.raises(ValueError, match=f"num_matvecs must be an integer >= {least}"):
             trace(lambda v: v, jnp.ones(3), key, num_matvecs=least - 1, method=method)
+    with pytest.raises(ValueError, match="form must be None unless"):
+        trace(lambda v: v, jnp.ones(3), key, num_matvecs=9, form=jnp.sum)
     with pytest.raises(ValueError, match="probe_batch must be an integer >= 1"):
         trace(lambda v: v, jnp.ones(3), key, num_matvecs=9, probe_batch=0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-CYCLE = 12  # Lanczos vectors between restarts
+CYCLE = 16  # Lanczos vectors between restarts
 
 
 class TopEigenpair(NamedTuple):
@@ -46,7 +46,7 @@ def top_eigenpair(
 
     def body(state):
         pair, count = state
-        return _lanczos(operator, pair.vector, steps), count + 1
+        return _lanczos(operator, pair.vector, steps, tolerance), count + 1
 
     def unfinished(state):
         pair, count = state
@@ -56,30 +56,40 @@ def top_eigenpair(
     return jax.lax.while_loop(unfinished, body, (first, 0))[0]
 
 
-def _lanczos(operator: Callable[[Array], Array], start: Array, steps: int) -> TopEigenpair:
-    """Best eigenpair of the Krylov space of ``start`` of dimension ``steps``."""
+def _lanczos(
+    operator: Callable[[Array], Array], start: Array, steps: int, tolerance: float
+) -> TopEigenpair:
+    """Best eigenpair of the Krylov space of ``start``, grown until it is good, or to ``steps``."""
+    eps = jnp.finfo(start.dtype).eps
 
-    def step(k, state):
-        basis, diagonal, off_diagonal = state
+    def grow(state):
+        k, basis, small, _ = state
         image = operator(basis[k].reshape(start.shape)).ravel()
-        diagonal = diagonal.at[k].set(basis[k] @ image)
+        small = small.at[k, k].set(basis[k] @ image)
         for _ in range(2):  # once is not enough in floating point, twice is
             image = image - basis.T @ (basis @ image)
         norm = jnp.linalg.norm(image)
-        alive = norm > 10 * jnp.finfo(start.dtype).eps * jnp.max(jnp.abs(diagonal))
-        off_diagonal = off_diagonal.at[k].set(jnp.where(alive, norm, 0.0))
+        alive = norm > 10 * eps * jnp.max(jnp.abs(jnp.diagonal(small)))
         following = jnp.where(alive, image / jnp.where(alive, norm, 1.0), 0.0)
-        return basis.at[k + 1].set(following), diagonal, off_diagonal
+        # rows of ``small`` beyond k are empty: eigenvalue 0, below the largest
+        values, vectors = jnp.linalg.eigh(small[:steps, :steps])
+        residual = jnp.where(alive, norm, 0.0) * jnp.abs(vectors[k, -1])
+        best = values[-1], vectors[:, -1], residual
+        small = small.at[k, k + 1].set(norm * alive).at[k + 1, k].set(norm * alive)
+        return k + 1, basis.at[k + 1].set(following), small, best
+
+    def unfinished(state):
+        k, _, _, (value, _, residual) = state
+        return (k < steps) & (residual > tolerance * jnp.abs(value))
 
     basis = jnp.zeros((steps + 1, start.size), start.dtype)
     basis = basis.at[0].set(start.ravel() / jnp.linalg.norm(start))
-    zeros = jnp.zeros(steps, start.dtype)
-    basis, diagonal, off_diagonal = jax.lax.fori_loop(0, steps, step, (basis, zeros, zeros))
-    small = jnp.diag(diagonal) + jnp.diag(off_diagonal[:-1], 1) + jnp.diag(off_diagonal[:-1], -1)
-    values, vectors = jnp.linalg.eigh(small)
-    vector = (vectors[:, -1] @ basis[:-1]).reshape(start.shape)
-    residual = off_diagonal[-1] * jnp.abs(vectors[-1, -1])
-    return TopEigenpair(values[-1], vector / jnp.linalg.norm(vector), residual)
+    small = jnp.zeros((steps + 1, steps + 1), start.dtype)
+    nothing = small[0, 0], small[0, :steps], jnp.full((), jnp.inf, start.dtype)
+    state = jax.lax.while_loop(unfinished, grow, (0, basis, small, nothing))
+    _, basis, _, (value, coefficients, residual) = state
+    vector = (coefficients @ basis[:-1]).reshape(start.shape)
+    return TopEigenpair(value, vector / jnp.linalg.norm(vector), residual)
 
 
 def increasing_root(

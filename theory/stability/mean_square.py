@@ -26,15 +26,19 @@ from jaxtyping import Array, Bool, Float
 
 from theory.checks import Count, require
 from theory.stability.gram import GramModes, as_gram, gram_modes, mixing_weight
-from theory.stability.krylov import increasing_root
+from theory.stability.krylov import TopEigenpair, increasing_root
 from theory.stability.transfer import (
+    between_modes,
     growth_delta,
     has_rank,
     identity_blocks,
+    inverted,
+    pairs,
     threshold_delta,
     top_transfer,
 )
 
+NEWTON_STEPS = 30  # more than quadratic convergence can need
 SCAN = 24  # learning rates at which a heavy ball's stability is looked at before the root is found
 
 
@@ -165,16 +169,30 @@ def _largest_sample(modes: GramModes) -> Array:
 
 @jax.jit
 def _threshold(gram: Array, p: Array) -> Threshold:
-    """In x = 1/eta, between GD's threshold and where no batch can expand: max_i |J_i|^2 / 2."""
+    """Newton's method in x = 1/eta, upwards from GD's threshold.
+
+    ``n/(p lmax(T))`` is concave in x, so no step goes too far, and one that goes back is rounding;
+    it is linear for one-sample batches. The slope is ``<V, T' V>`` at the unit eigenvector V.
+    """
     modes = gram_modes(gram)
+    low = modes.eigenvalues[-1] / 2
 
-    def excess(x, blocks):
-        top = top_transfer(modes, threshold_delta(x, modes.eigenvalues, p), blocks)
-        return modes.features.shape[0] / (p * top.value) - 1, top.vector
+    def improve(state):
+        x, _, top, count = state
+        delta = threshold_delta(x, modes.eigenvalues, p)
+        top = top_transfer(modes, delta, top.vector)
+        spread = between_modes(top.vector, modes.features) * inverted(modes, delta)
+        fall = jnp.sum(spread**2 * sum(pairs(modes.eigenvalues)))
+        closer = jnp.maximum(x + (p * top.value / len(modes.features) - 1) * top.value / fall, low)
+        return closer, (closer - x) / closer, top, count + 1
 
-    low, high = modes.eigenvalues[-1] / 2, _largest_sample(modes) / 2
-    root = increasing_root(excess, low, jnp.maximum(low, high), identity_blocks(modes))
-    return Threshold(1 / root.x, root.converged)
+    def unfinished(state):
+        return (state[1] > 1e-13) & (state[3] < NEWTON_STEPS)
+
+    far = jnp.full((), jnp.inf, gram.dtype)
+    start = (low, far, TopEigenpair(far, identity_blocks(modes), far), jnp.array(0))
+    x, _, top, count = jax.lax.while_loop(unfinished, improve, start)
+    return Threshold(1 / x, (count < NEWTON_STEPS) & (top.residual <= 1e-11 * top.value))
 
 
 @jax.jit

@@ -70,7 +70,7 @@ def top_transfer(
     ``start`` may be the leading vector for other denominators. Where samples decouple, that one can
     be orthogonal to this one; the identity, mixed in, never is, for the leading V is positive.
     """
-    start = start / jnp.linalg.norm(start) + 0.01 * identity_blocks(modes)
+    start = start / jnp.linalg.norm(start) + 1e-4 * identity_blocks(modes)
     inverse = inverted(modes, delta)
     return top_eigenpair(
         lambda blocks: transfer(blocks, modes.features, inverse), start, tolerance=tolerance
