@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from dynamics.operators import require_at_least
+from dynamics.pairwise import pair_outputs, pairwise, require_outputs
 
 Apply = Callable[[PyTree[Any], Any], Array]
 
@@ -31,39 +32,52 @@ def gradient_gram(
     apply: Apply,
     params: PyTree[Any],
     x: Float[ArrayLike, "n ..."],
+    x2: Float[ArrayLike, "n2 ..."] | None = None,
     *,
+    outputs: str = "full",
     chunk: int = 32,
     output_weights: Float[ArrayLike, "..."] | None = None,
-) -> Float[Array, "n n"] | Float[Array, "n c n c"]:
+) -> Float[Array, "n n2"] | Float[Array, "n c n2 c"] | Float[Array, "n n2 c"]:
     """Inner products of output gradients, ``K_(ia)(jb) = d f_a(x_i)/d theta . d f_b(x_j)/d theta``.
 
-    (n, n) if ``apply`` gives (n,), and (n, c, n, c) if it gives (n, c): the empirical tangent
-    kernel. Memory: the Jacobians of two chunks, 2 chunk c d numbers; for every pair of chunks one
-    of them is computed anew, so larger chunks are faster.
+    Examples i of x and j of x2, by default x itself. (n, n2) if ``apply`` gives (n,), and
+    (n, c, n2, c) if it gives (n, c): the empirical tangent kernel. Memory: the Jacobians of two
+    chunks, 2 chunk c d numbers; for every pair of chunks one of them is computed anew, so larger
+    chunks are faster.
 
     Args:
-        output_weights: M, (n,) or (n, c, c), for ``M_i K_ij M_j^T``; see ``softmax_weights``.
+        outputs: "full"; "each" output with itself, (n, n2, c); "sum" or "mean" of these, (n, n2).
+        output_weights: M, (n,) or (n, c, c), for ``M_i K_ij M_j^T``; see ``softmax_weights``. Only
+            for the full kernel of x with itself.
 
     Raises:
-        ValueError: outputs or weights of another shape, no examples, chunk < 1.
+        ValueError: outputs or weights of another shape, weights out of place, an unknown name, no
+            examples, chunk < 1.
 
     >>> gradient_gram(lambda w, x: x @ w, jnp.ones(2), jnp.array([[1.0, 2.0], [0.0, 1.0]])).tolist()
     [[5.0, 2.0], [2.0, 1.0]]
     """
     x = jnp.asarray(x)
+    x2 = None if x2 is None else jnp.asarray(x2)
     shape = _output_shape(apply, params, x, chunk)
+    require_outputs(outputs)
+    if x2 is not None:
+        _output_shape(apply, params, x2, chunk)
+    if output_weights is not None and (x2 is not None or outputs != "full"):
+        raise ValueError('output_weights must be None unless outputs is "full" and x2 is None')
     weights = _require_weights(output_weights, shape)
-    n, c = shape[0], math.prod(shape[1:])
-    jacobian = jax.vmap(lambda example: example_jacobian(apply, params, example))
-    if n <= chunk:
-        rows = jacobian(x).reshape(n * c, -1)
-        gram = rows @ rows.T
-    else:
-        gram = _by_chunks(lambda part: jacobian(part).reshape(chunk * c, -1), x, chunk)
-    gram = gram[: n * c, : n * c].reshape(n, c, n, c)
+
+    def pair(first: list[Array], second: list[Array]) -> Array:
+        rows = [leaf.reshape(*leaf.shape[:2], -1) for leaf in first + second]
+        pairs = zip(rows[: len(first)], rows[len(first) :], strict=True)
+        return sum((pair_outputs(a, b, outputs) for a, b in pairs), jnp.zeros((), rows[0].dtype))
+
+    jacobian = jax.vmap(lambda example: jacobian_leaves(apply, params, example))
+    axis = 2 if outputs == "full" else 1
+    gram = pairwise(jacobian, pair, x, x2, chunk=chunk, axis=axis)
     if weights is not None:
         gram = jnp.einsum("iab,ibjd,jed->iaje", weights, gram, weights)
-    return gram.reshape(shape + shape)
+    return gram.reshape(len(gram), -1) if len(shape) == 1 else gram
 
 
 def gauss_newton_trace(
@@ -88,23 +102,23 @@ def gauss_newton_trace(
 
     def squared_norm(example: tuple[Array, Array | None]) -> Array:
         row, weight = example
-        jacobian = example_jacobian(apply, params, row)
-        return jnp.sum((jacobian if weight is None else weight @ jacobian) ** 2)
+        leaves = jacobian_leaves(apply, params, row)
+        if weight is not None:
+            leaves = [jnp.tensordot(weight, leaf, axes=1) for leaf in leaves]
+        return sum((jnp.sum(leaf**2) for leaf in leaves), jnp.zeros((), leaves[0].dtype))
 
     return jnp.mean(lax.map(squared_norm, (x, weights), batch_size=min(chunk, len(x))))
 
 
-def example_jacobian(
-    apply: Apply, params: PyTree[Any], example: Float[Array, "..."]
-) -> Float[Array, "c d"]:
-    """Jacobian of the outputs at one example, without example axis; parameters flattened.
+def jacobian_leaves(apply: Apply, params: PyTree[Any], example: Float[Array, "..."]) -> list[Array]:
+    """Derivatives (c, ...) of the outputs at one example, by every array of parameters.
 
-    >>> example_jacobian(lambda w, x: x @ w, jnp.ones(2), jnp.array([3.0, 4.0])).tolist()
+    The example comes without example axis. Leaves stay apart: joining them would be another copy.
+
+    >>> jacobian_leaves(lambda w, x: x @ w, jnp.ones(2), jnp.array([3.0, 4.0]))[0].tolist()
     [[3.0, 4.0]]
     """
-    rows = jax.jacrev(lambda p: apply(p, example[None])[0].reshape(-1))(params)
-    leaves = jax.tree.leaves(rows)
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    return jax.tree.leaves(jax.jacrev(lambda p: apply(p, example[None])[0].reshape(-1))(params))
 
 
 def softmax_weights(logits: Float[Array, "n c"]) -> Float[Array, "n c c"]:
@@ -121,21 +135,6 @@ def softmax_weights(logits: Float[Array, "n c"]) -> Float[Array, "n c c"]:
     root = jnp.sqrt(p)
     eye = jnp.eye(p.shape[-1], dtype=p.dtype)
     return root[:, :, None] * (eye[None] - p[:, None, :])
-
-
-def _by_chunks(jacobian: Callable[[Array], Array], x: Array, chunk: int) -> Array:
-    """``J J^T`` in blocks of chunk by chunk examples; the last chunk repeats its last example."""
-    count = -(-len(x) // chunk)
-    filled = jnp.concatenate([x, jnp.broadcast_to(x[-1:], (count * chunk - len(x), *x.shape[1:]))])
-    parts = filled.reshape(count, chunk, *x.shape[1:])
-
-    def row_of_blocks(part: Array) -> Array:
-        rows = jacobian(part)
-        return lax.map(lambda other: rows @ jacobian(other).T, parts)
-
-    blocks = lax.map(row_of_blocks, parts)
-    size = count * blocks.shape[-1]
-    return blocks.transpose(0, 2, 1, 3).reshape(size, size)
 
 
 def _output_shape(apply: Apply, params: PyTree[Any], x: Array, chunk: int) -> tuple[int, ...]:

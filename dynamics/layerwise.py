@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from dynamics.models import ACTIVATIONS, Activation, Layer
 from dynamics.operators import require_at_least
+from dynamics.pairwise import pair_outputs, pairwise, require_outputs
 
 
 class _Affine(NamedTuple):
@@ -46,36 +47,55 @@ class _Network(NamedTuple):
 def layerwise_gram(
     params: Sequence[Any],
     x: Float[ArrayLike, "n n_in"],
+    x2: Float[ArrayLike, "n2 n_in"] | None = None,
     *,
     activation: Activation | None = None,
     parametrization: str = "standard",
     weight_variance: ArrayLike = 1.0,
     bias_variance: ArrayLike = 0.0,
-) -> Float[Array, "n c n c"]:
-    """``gradient_gram`` of ``dynamics.models.mlp`` or ``deep_linear``, in one pass, without chunks.
+    outputs: str = "full",
+    chunk: int | None = None,
+) -> Float[Array, "n c n2 c"] | Float[Array, "n n2 c"] | Float[Array, "n n2"]:
+    """``gradient_gram`` of ``dynamics.models.mlp`` or ``deep_linear``, without any gradient.
 
-    Memory: activations and c times as many derivatives of all n examples, besides K itself.
+    Memory: activations and c times as many derivatives of all examples, or of two chunks of them,
+    besides K itself.
 
     Args:
         params: a tuple of ``Layer`` (of an ``mlp``) or of matrices (of a ``deep_linear`` network).
+        x2: the examples of the columns, by default x.
         activation: that of the ``mlp``; None for matrices, which have none.
         parametrization, weight_variance, bias_variance: those the ``mlp`` was made with.
+        outputs: "full", "each", "sum" or "mean", as in ``gradient_gram``.
+        chunk: so many examples at a time, by default all.
 
     Raises:
         ValueError: no layers, an activation that is missing or out of place, unknown names, inputs
-            with another number of features.
+            with another number of features, chunk < 1.
 
     >>> layerwise_gram((jnp.ones((1, 2)),), jnp.array([[1.0, 2.0]])).tolist()
     [[[[5.0]]]]
     """
+    require_outputs(outputs)
     network = _network(params, activation, parametrization, weight_variance, bias_variance)
-    x = _features(network, x)
-    gram = jnp.zeros((), x.dtype)
-    for layer, below, above in _factors(network, x):
-        overlap = layer.weight_scale * (below @ below.T) + layer.bias_scale
-        rows = above.reshape(-1, above.shape[-1])
-        gram = gram + overlap[:, None, :, None] * (rows @ rows.T).reshape(above.shape[:2] * 2)
-    return gram
+    x = _features("x", network, x)
+    x2 = None if x2 is None else _features("x2", network, x2)
+    layers = network.layers[::-1]
+
+    def features(part: Array) -> list[tuple[Array, Array]]:
+        return [(below, above) for _, below, above in _factors(network, part)]
+
+    def pair(first: list[tuple[Array, Array]], second: list[tuple[Array, Array]]) -> Array:
+        gram = jnp.zeros((), x.dtype)
+        for layer, (a1, d1), (a2, d2) in zip(layers, first, second, strict=True):
+            overlap = layer.weight_scale * (a1 @ a2.T) + layer.bias_scale
+            products = pair_outputs(d1, d2, outputs)
+            shape = (len(a1), 1, len(a2), 1) if outputs == "full" else (len(a1), len(a2), 1)
+            gram = gram + overlap.reshape(shape[: products.ndim]) * products
+        return gram
+
+    chunk = max(len(x), 0 if x2 is None else len(x2)) if chunk is None else chunk
+    return pairwise(features, pair, x, x2, chunk=chunk, axis=2 if outputs == "full" else 1)
 
 
 def layerwise_trace(
@@ -96,7 +116,7 @@ def layerwise_trace(
     3.0
     """
     network = _network(params, activation, parametrization, weight_variance, bias_variance)
-    x = _features(network, x)
+    x = _features("x", network, x)
     require_at_least(1, chunk=chunk)
 
     def example(row: Array) -> Array:
@@ -170,8 +190,8 @@ def _activation(params: Sequence[Any], activation: Activation | None) -> Callabl
     return ACTIVATIONS[activation]
 
 
-def _features(network: _Network, x: ArrayLike) -> Array:
+def _features(name: str, network: _Network, x: ArrayLike) -> Array:
     x, n_in = jnp.asarray(x), network.layers[0].weight.shape[1]
     if x.ndim != 2 or len(x) == 0 or x.shape[1] != n_in:
-        raise ValueError(f"x must be (n, {n_in}) with n >= 1, got {x.shape}")
+        raise ValueError(f"{name} must be (n, {n_in}) with n >= 1, got {x.shape}")
     return x
