@@ -183,6 +183,8 @@ def _counts(key: Array, turn: Array, n: int, batch_size: int, sampling: str) -> 
     """How often each of n examples is in the batch."""
     if sampling == "replacement":
         return jnp.zeros(n, jnp.int32).at[jax.random.randint(key, (batch_size,), 0, n)].add(1)
+    if sampling == "iid" and batch_size == 1:  # nothing to sort
+        return jnp.arange(n) == jax.random.randint(key, (), 0, n)
     return jax.random.permutation(key, jnp.arange(n) // batch_size) == turn
 
 

@@ -60,8 +60,9 @@ def optimizer_step(
       theories of independent noise do not apply.
 
     Either draws from ``fold_in(key, .)`` of the step or epoch index, a permutation of n indices
-    per step. Raises ``ValueError`` for a batch size outside 1..n, an unknown sampling, arrays of
-    unequal length, and for reshuffling when ``batch_size`` does not divide n.
+    per step (one index for single examples). Raises ``ValueError`` for a batch size outside 1..n,
+    an unknown sampling, arrays of unequal length, and for reshuffling when ``batch_size`` does not
+    divide n.
 
     >>> step = optimizer_step(lambda w, x: jnp.mean((w - x) ** 2) / 2, optax.sgd(0.5))
     >>> state = TrainState(jnp.zeros(()), optax.sgd(0.5).init(0.0), jax.random.key(0))
@@ -101,7 +102,10 @@ def _minibatch(
     if size > n:
         raise ValueError(f"batch_size must be at most the number of examples, {n}, got {size}")
     if sampling == "iid":
-        return jax.random.permutation(jax.random.fold_in(key, k), n)[:size]
+        key = jax.random.fold_in(key, k)
+        if size == 1:  # nothing to sort
+            return jax.random.randint(key, (1,), 0, n)
+        return jax.random.permutation(key, n)[:size]
     if n % size:
         raise ValueError(f"batch_size must divide the number of examples, {n}, got {size}")
     epoch, batch = jnp.divmod(jnp.asarray(k, jnp.int32), n // size)

@@ -36,6 +36,8 @@ def mapped(function: Callable, axes: Sequence[int | None], mesh: Mesh) -> Callab
 
 def pad(tree: Any, members: int, mesh: Mesh) -> Any:
     """Repeat the last of the members until they divide evenly over the mesh."""
+    if members % mesh.size == 0:
+        return tree  # an indexing would be compiled for every shape
     chosen = np.minimum(np.arange(-(-members // mesh.size) * mesh.size), members - 1)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], tree)
 
