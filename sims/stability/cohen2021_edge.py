@@ -368,10 +368,10 @@ EXPERIMENT = Experiment(
     source=papers.cohen2021("sharpness and loss during training; Adam: arXiv:2207.14484"),
     statement="Training sharpens the loss up to the threshold of its optimiser and hovers there.",
     equations=(
-        r"\lambda_{\max}(H) 	o rac{2}{\eta}\;	ext{(gradient descent)}, \quad"
-        r" rac{2+2\beta}{\eta}\;	ext{(heavy ball)}, \quad"
-        r" rac{2+2\beta}{(1+2\beta)\eta}\;	ext{(Nesterov)}",
-        r"\lambda_{\max}(P^{-1}H) \lesssim rac{2+2\beta_1}{(1-\beta_1)\eta}\;	ext{(Adam)}",
+        r"\lambda_{\max}(H) \to \frac{2}{\eta}\;\text{(gradient descent)}, \quad"
+        r" \frac{2+2\beta}{\eta}\;\text{(heavy ball)}, \quad"
+        r" \frac{2+2\beta}{(1+2\beta)\eta}\;\text{(Nesterov)}",
+        r"\lambda_{\max}(P^{-1}H) \lesssim \frac{2+2\beta_1}{(1-\beta_1)\eta}\;\text{(Adam)}",
     ),
     quick=Config(),
     full=Config(hidden=32, examples=128, starts=8, steps=6000),

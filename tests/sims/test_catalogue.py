@@ -36,6 +36,14 @@ def experiments(monkeypatch):
     return both
 
 
+@pytest.mark.parametrize("experiment", catalogue.EXPERIMENTS, ids=lambda e: e.name)
+def test_texts_are_printable(experiment):
+    r"""A "\to" or "\frac" that lost its backslash is a tab or a form feed: seen by nobody."""
+    claims = [text for claim in experiment.claims for text in (claim.name, claim.because)]
+    for text in (experiment.statement, *experiment.equations, *claims):
+        assert text.isprintable(), repr(text)
+
+
 def test_find_and_select(experiments):
     assert catalogue.find("saxe2014_depth") is experiments[1]
     assert catalogue.select("saxe2014_modes") == (experiments[0],)
