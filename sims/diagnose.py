@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynamics.curvature import gauss_newton_vp, hvp
+from dynamics.curvature import hvp
 from dynamics.eigenpairs import top_eigenpairs
 from dynamics.gram import gauss_newton_trace, gradient_gram
 from dynamics.kinks import kinks
 from dynamics.linearized_sgd import lyapunov_exponent
-from dynamics.operators import flat_operator, products, random_signs
 from dynamics.spectral_density import spectral_density
 from dynamics.stability import batch_sharpness, preconditioned_sharpness
 from dynamics.trace_estimators import trace
@@ -37,9 +36,10 @@ from sims.diagnosis import (
     Optimizer,
     Point,
     Stability,
+    edge_bound,
     read_optimizer,
 )
-from sims.output_curvature import kinked_examples, output_weights
+from sims.output_curvature import kinked_examples, missed_share, output_weights
 from sims.user_network import Network
 from theory.stability.bounds import stability_bounds
 from theory.stability.mean_square import growth_rate, mean_square_threshold, mean_threshold
@@ -114,12 +114,15 @@ def _curvature(network: Network, weights: jax.Array, key: jax.Array, num_matvecs
         )
         return top.values[0], top.residual_norms[0], top.num_matvecs, total, density
 
+    missed = jax.jit(partial(missed_share, network))(
+        network.params, network.data, jax.random.split(keys[3], PROBES)
+    )
     value, residual, spent, total, density = measure(network.params, network.data, keys)
     return Curvature(
         sharpness=Estimate(float(value), float(residual)),
         trace=Estimate(float(total.value), float(total.standard_error)),
         gauss_newton_trace=_gauss_newton_trace(network, weights),
-        missed=_missed(network, keys[3]),
+        missed=float(missed),
         density=jax.tree.map(np.asarray, density),
         products=PROBES + int(spent) + int(total.num_matvecs) + int(density.num_matvecs),
     )
@@ -142,20 +145,6 @@ def _preconditioned(
         **sizes,
     )
     return Estimate(float(found.values[0]), float(found.residual_norms[0]))
-
-
-def _missed(network: Network, key: jax.Array) -> float:
-    """Relative distance of the Hessian from the Gauss-Newton matrix."""
-
-    @jax.jit
-    def measure(params, data, keys):
-        hessian = flat_operator(partial(hvp, network.batch_loss, params, data), params)
-        part = partial(gauss_newton_vp, network.apply, network.loss, params, data)
-        probes = jnp.stack([random_signs(key, hessian) for key in keys])
-        images = products(flat_operator(part, params), probes)
-        return jnp.linalg.norm(products(hessian, probes) - images) / jnp.linalg.norm(images)
-
-    return float(measure(network.params, network.data, jax.random.split(key, PROBES)))
 
 
 def _gauss_newton_trace(network: Network, weights: jax.Array) -> float:
@@ -205,11 +194,10 @@ def _bounded(
 ) -> tuple[BatchThreshold, ...]:
     """What is left without the Gram: bounds from the sharpness and the exact trace."""
     momentum = optimizer.momentum
-    mean = (2 + 2 * momentum) / curvature.sharpness.value
-    traces = (np.inf if momentum else 2 * outputs * b / curvature.gauss_newton_trace for b in sizes)
+    curvatures = curvature.sharpness.value, curvature.gauss_newton_trace
     return tuple(
-        BatchThreshold(size, np.nan, min(mean, bound))
-        for size, bound in zip(sizes, traces, strict=True)
+        BatchThreshold(size, np.nan, float(edge_bound(*curvatures, outputs, size, momentum)))
+        for size in sizes
     )
 
 

@@ -2,11 +2,18 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from dynamics.spectral_density import Quadrature
 from sims.user_network import Network
-from theory.stability.thresholds import optimizer_threshold
+from theory.stability.thresholds import (
+    largest_learning_rate,
+    optimizer_threshold,
+    trace_threshold,
+)
 
 REQUIRED = ("kind", "learning_rate", "batch_size")
 PRECONDITIONER = ("b1", "b2", "eps", "eps_root")  # constants of an adaptive method's state
@@ -136,3 +143,18 @@ def read_optimizer(network: Network) -> Optimizer:
         hyper = {name: value for name, value in hyper.items() if name not in {*constants} - {kept}}
     edge = float(optimizer_threshold(kind, rate, **hyper))
     return Optimizer(kind, rate, int(size), hyper, constants, edge)
+
+
+def edge_bound(
+    sharpness: ArrayLike, trace: ArrayLike, outputs: int, batch_size: int, momentum: float
+) -> jax.Array:
+    """Learning rate that SGD's edge does not exceed: GD's and, without momentum, the trace's.
+
+    The Gauss-Newton trace of c outputs bounds it by 2 c B/tr, ``trace_threshold`` turned round.
+
+    >>> float(edge_bound(4.0, 10.0, outputs=1, batch_size=2, momentum=0.0))
+    0.4
+    """
+    positive = jnp.maximum(sharpness, jnp.finfo(float).tiny)  # no bound where nothing is convex
+    mean = largest_learning_rate("heavy_ball", positive, momentum=momentum)
+    return mean if momentum else jnp.minimum(mean, trace_threshold(trace, batch_size, outputs))

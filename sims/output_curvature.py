@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynamics.curvature import gauss_newton_vp, hvp
+from dynamics.operators import flat_operator, products, random_signs
 from sims.user_network import Network
 
 EQUAL = 1e-9  # relative spread up to which curvatures count as equal
@@ -44,6 +46,15 @@ def roots(curvature: jax.Array) -> jax.Array:
     """M_i with ``M_i^T M_i`` the curvature of example i; negative eigenvalues count as zero."""
     values, vectors = jnp.linalg.eigh(curvature)
     return jnp.sqrt(jnp.maximum(values, 0.0))[:, :, None] * jnp.swapaxes(vectors, 1, 2)
+
+
+def missed_share(network: Network, params: Any, data: Any, keys: jax.Array) -> jax.Array:
+    """Relative Frobenius distance of the Hessian from the Gauss-Newton matrix, a probe per key."""
+    hessian = flat_operator(partial(hvp, network.batch_loss, params, data), params)
+    part = partial(gauss_newton_vp, network.apply, network.loss, params, data)
+    probes = jnp.stack([random_signs(key, hessian) for key in keys])
+    images = products(flat_operator(part, params), probes)
+    return jnp.linalg.norm(products(hessian, probes) - images) / jnp.linalg.norm(images)
 
 
 def _in_words(values: np.ndarray, outputs: int) -> str:

@@ -15,15 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynamics.curvature import gauss_newton_vp, hvp
+from dynamics.curvature import hvp
 from dynamics.eigenpairs import top_eigenpairs
 from dynamics.gram import gauss_newton_trace, gradient_gram
-from dynamics.operators import flat_operator, products, random_signs
 from dynamics.recording import advance, begin, record_schedule
 from dynamics.stability import preconditioned_sharpness
 from dynamics.training import TrainState, optimizer_step
-from sims.diagnosis import ADAPTIVE, Optimizer, read_optimizer
-from sims.output_curvature import output_curvature, roots
+from sims.diagnosis import ADAPTIVE, Optimizer, edge_bound, read_optimizer
+from sims.output_curvature import missed_share, output_curvature, roots
 from sims.user_network import Network
 from theory.stability.mean_square import growth_rate, mean_square_threshold
 
@@ -63,7 +62,7 @@ def stability_observer(
     """
     optimizer = read_optimizer(network)
     constants: dict[str, Any] = dict(optimizer.constants)
-    x, data = network.data[0], network.data
+    x, data, size = network.data[0], network.data, optimizer.batch_size
     keys = jax.random.split(key)
 
     def observe(params: Any, opt_state: Any = None) -> dict[str, jax.Array]:
@@ -78,8 +77,8 @@ def stability_observer(
             "sharpness": top.values[0],
             "residual": top.residual_norms[0],
             "trace": trace,
-            "missed": _missed(network, hessian, params, keys[1]),
-            "bound": _bound(optimizer, top.values[0], trace, weights.shape[1]),
+            "missed": missed_share(network, params, data, keys[1:]),
+            "bound": edge_bound(top.values[0], trace, weights.shape[1], size, optimizer.momentum),
         }
         if optimizer.kind in ADAPTIVE and opt_state is not None:
             found["preconditioned"] = preconditioned_sharpness(
@@ -107,22 +106,6 @@ def _exact(optimizer: Optimizer, gram: jax.Array) -> dict[str, jax.Array]:
         "edge": jnp.where(threshold.converged, threshold.learning_rate, jnp.nan),
         "growth": jnp.where(growth.converged, growth.rate, jnp.nan),
     }
-
-
-def _bound(optimizer: Optimizer, sharpness: jax.Array, trace: jax.Array, outputs: int) -> jax.Array:
-    """The lower of ``(2 + 2 beta)/lmax`` and, without momentum, ``2 c B / tr``."""
-    mean = (2 + 2 * optimizer.momentum) / jnp.maximum(sharpness, 0)
-    if optimizer.momentum:
-        return mean
-    return jnp.minimum(mean, 2 * outputs * optimizer.batch_size / trace)
-
-
-def _missed(network: Network, hessian: Callable, params: Any, key: jax.Array) -> jax.Array:
-    operator = flat_operator(hessian, params)
-    part = partial(gauss_newton_vp, network.apply, network.loss, params, network.data)
-    probe = random_signs(key, operator)[None]
-    image = products(flat_operator(part, params), probe)
-    return jnp.linalg.norm(products(operator, probe) - image) / jnp.linalg.norm(image)
 
 
 def optax_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
