@@ -44,6 +44,23 @@ def training_process(
     return Process(start, step, lambda state, case, shared: observe(state.params, shared))
 
 
+def training(
+    loss: Callable[[Any, Any], jax.Array], observe: Callable[[Any, Any], dict[str, jax.Array]]
+) -> Process:
+    """Training of ``case["network"]`` on ``loss(params, case["data"])``, the data being (x, y).
+
+    ``observe(params, data) -> dict`` of arrays.
+    """
+    trained = training_process(
+        lambda case, _: case["network"], loss, lambda params, case: observe(params, case["data"])
+    )
+    return Process(
+        trained.init,
+        lambda k, state, case, _: trained.step(k, state, case, case),
+        lambda state, case, _: trained.observe(state, case, case),
+    )
+
+
 def seed_keys(key: jax.Array, seeds: int) -> jax.Array:
     """One key per seed; seed i has the same key however many there are."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(seeds))
@@ -54,3 +71,8 @@ def over_draws(path: Callable, key: jax.Array, draws: int, *, batch: int) -> Any
     keys = seed_keys(key, draws)
     found = jax.jit(lambda keys: jax.lax.map(path, keys, batch_size=batch))(keys)
     return jax.tree.map(np.asarray, found)
+
+
+def generator(key: jax.Array) -> np.random.Generator:
+    """NumPy's random numbers, seeded by a key: data of many shapes without compiling for each."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))

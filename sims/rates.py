@@ -1,5 +1,8 @@
 """Rates from measurements: exponents of power laws, orders of step-size errors, extrapolation."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 DOUBLINGS = np.array([1, 2, 4])  # widths at which a 1/N error is measured, and cancelled
@@ -48,7 +51,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def mean_and_error(samples: np.ndarray) -> np.ndarray:
     """Row 0 the mean over the leading axis, row 1 its standard error."""
-    return np.array([samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))])
+    return np.array([samples.mean(axis=0), standard_error(samples)])
 
 
 def order_and_error(samples: np.ndarray) -> np.ndarray:
@@ -57,3 +60,22 @@ def order_and_error(samples: np.ndarray) -> np.ndarray:
     response = steps / steps.mean(axis=1, keepdims=True) / np.log(2)  # of log2 of their ratio
     error = mean_and_error(response[0] - response[1])[1]
     return np.array([order_of_error(samples.mean(axis=1)), error])
+
+
+def standard_error(samples: Any) -> np.ndarray:
+    """Of the mean over the leading axis."""
+    samples = np.asarray(samples)
+    return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+def jackknife(statistic: Callable[[np.ndarray], Any], samples: Any) -> np.ndarray:
+    """Standard error of ``statistic(mean of samples over the leading axis)``.
+
+    >>> samples = np.array([1.0, 2.0, 6.0])
+    >>> bool(np.isclose(jackknife(np.negative, samples), standard_error(samples)))
+    True
+    """
+    samples = np.asarray(samples, float)
+    n = len(samples)
+    without = np.array([statistic(mean) for mean in (samples.sum(axis=0) - samples) / (n - 1)])
+    return np.sqrt((n - 1) * without.var(axis=0))

@@ -17,14 +17,12 @@ from sims import papers
 from sims.deep_linear.noisy_teachers import (
     Students,
     finite_size_errors,
-    jackknife,
     sample,
-    standard_error,
     step_error,
     student,
 )
 from sims.experiment import Arrays, Claim, Experiment
-from sims.rates import fitted_exponent
+from sims.rates import fitted_exponent, jackknife, standard_error
 from sims.sweep import sweep
 from theory.deep_linear import generalization
 

@@ -15,15 +15,14 @@ import numpy as np
 from sims import papers
 from sims.deep_linear.noisy_teachers import (
     Students,
-    jackknife,
     lowest,
     sample,
     solve_ridge,
-    standard_error,
     step_error,
     student,
 )
 from sims.experiment import Arrays, Claim, Experiment
+from sims.rates import jackknife, standard_error
 from sims.sweep import sweep
 from theory.deep_linear import generalization as theory
 

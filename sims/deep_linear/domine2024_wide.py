@@ -28,10 +28,9 @@ from dynamics.representation import first_crossing, mode_strengths
 from dynamics.tangent_kernel import empirical_ntk
 from sims import papers
 from sims.deep_linear.lambda_balanced import largest_curvature, random_task, white_inputs
-from sims.deep_linear.noisy_teachers import generator, jackknife, standard_error
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys, training_process
-from sims.rates import fitted_exponent
+from sims.processes import generator, seed_keys, training_process
+from sims.rates import fitted_exponent, jackknife, standard_error
 from sims.sweep import sweep
 from theory.deep_linear import end_to_end, modes, riccati, tangent_kernel
 from theory.deep_linear.wide_networks import wide_mode_variance

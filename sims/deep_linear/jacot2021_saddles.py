@@ -34,10 +34,10 @@ from sims.deep_linear.small_starts import (
     gaussian_networks,
     members,
     standard_starts,
-    training,
     turned,
 )
 from sims.experiment import Arrays, Claim, Experiment
+from sims.processes import training
 from sims.rates import fitted_exponent, order_of_error
 from sims.sweep import sweep
 from theory.deep_linear import discrete, modes, saddles

@@ -28,9 +28,8 @@ from dynamics.losses import half_squared_error
 from dynamics.recurrent import Recurrent, recurrent_network, reduce_rank
 from dynamics.tangent_kernel import empirical_ntk
 from sims import data, papers
-from sims.deep_linear.noisy_teachers import generator
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys, training_process
+from sims.processes import generator, seed_keys, training_process
 from sims.sweep import sweep
 from theory.deep_linear.tangent_kernel import low_rank_laziness
 

@@ -23,7 +23,7 @@ import numpy as np
 from dynamics import models
 from dynamics.losses import half_squared_error
 from dynamics.recording import record_schedule
-from sims.processes import training_process
+from sims.processes import generator, training_process
 from sims.sweep import Process
 from theory.deep_linear.marchenko_pastur import marchenko_pastur_edges
 
@@ -76,11 +76,6 @@ class Students:
         where flow takes the time -ln(1 - x) / lam.
         """
         return -np.log1p(-self.relative_step) / self.relative_step * t
-
-
-def generator(key: jax.Array) -> np.random.Generator:
-    """NumPy's random numbers, seeded by a key: data of many shapes without compiling for each."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def sample(key: jax.Array, config: Students, alpha: float, variances: np.ndarray) -> dict[str, Any]:
@@ -181,25 +176,6 @@ def finite_size_errors(key: jax.Array, sizes: Any, count: int, groups: int = 20)
         errors = 1 + np.trace(inverse, axis1=1, axis2=2)
         found.append(errors.reshape(groups, -1).mean(axis=1))
     return np.stack(found, axis=1)
-
-
-def standard_error(samples: Any) -> np.ndarray:
-    """Of the mean over the leading axis."""
-    samples = np.asarray(samples)
-    return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
-
-
-def jackknife(statistic: Callable[[np.ndarray], Any], samples: Any) -> np.ndarray:
-    """Standard error of ``statistic(mean of samples over the leading axis)``.
-
-    >>> samples = np.array([1.0, 2.0, 6.0])
-    >>> bool(np.isclose(jackknife(np.negative, samples), standard_error(samples)))
-    True
-    """
-    samples = np.asarray(samples, float)
-    n = len(samples)
-    without = np.array([statistic(mean) for mean in (samples.sum(axis=0) - samples) / (n - 1)])
-    return np.sqrt((n - 1) * without.var(axis=0))
 
 
 def lowest(x: np.ndarray, curves: np.ndarray) -> np.ndarray:

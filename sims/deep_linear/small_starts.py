@@ -9,7 +9,6 @@ Inputs are orthonormal (``x = I``, one example per input), so that the task is S
 loss is half the squared error, summed.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,9 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import ortho_group
 
-from sims.deep_linear.noisy_teachers import generator
-from sims.processes import seed_keys, training_process
-from sims.sweep import Process
+from sims.processes import generator, seed_keys
 
 
 class Starts(NamedTuple):
@@ -65,23 +62,6 @@ def turned(key: jax.Array, starts: Starts, sigma_yx: np.ndarray) -> tuple[Starts
     back = inputs.swapaxes(1, 2)
     first, second = hidden @ starts.first @ back, starts.second @ hidden.swapaxes(1, 2)
     return Starts(first, second), sigma_yx @ back
-
-
-def training(
-    loss: Callable[[Any, Any], jax.Array], observe: Callable[[Any, Any], dict[str, jax.Array]]
-) -> Process:
-    """Training of ``case["network"]`` on ``loss(params, case["data"])``, the data being (x, y).
-
-    ``observe(params, data) -> dict`` of arrays.
-    """
-    trained = training_process(
-        lambda case, _: case["network"], loss, lambda params, case: observe(params, case["data"])
-    )
-    return Process(
-        trained.init,
-        lambda k, state, case, _: trained.step(k, state, case, case),
-        lambda state, case, _: trained.observe(state, case, case),
-    )
 
 
 def members(networks: Any, sigma_yx: Any, learning_rates: Any) -> dict[str, Any]:

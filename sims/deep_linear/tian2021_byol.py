@@ -39,7 +39,6 @@ from sims.deep_linear.byol_predictions import (
     general_network,
     predict,
 )
-from sims.deep_linear.noisy_teachers import generator
 from sims.deep_linear.siamese_networks import (
     FINEST,
     PROCESSES,
@@ -56,6 +55,7 @@ from sims.deep_linear.siamese_networks import (
     white_views,
 )
 from sims.experiment import Arrays, Claim, Experiment
+from sims.processes import generator
 from sims.rates import without_step_error
 from sims.sweep import sweep
 

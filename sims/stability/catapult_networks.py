@@ -16,8 +16,7 @@ from dynamics.layerwise import layerwise_gram
 from dynamics.losses import half_squared_error
 from dynamics.tangent_kernel import empirical_ntk
 from sims import data
-from sims.deep_linear.noisy_teachers import generator
-from sims.processes import seed_keys, training_process
+from sims.processes import generator, seed_keys, training_process
 from sims.sweep import Process
 
 RELU = {"activation": "relu", "parametrization": "ntk", "weight_variance": 2.0}

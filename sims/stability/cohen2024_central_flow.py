@@ -25,9 +25,8 @@ import numpy as np
 from dynamics.curvature import dense_matrix, hvp
 from dynamics.flow import gradient_flow
 from sims import papers
-from sims.deep_linear.small_starts import training
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys
+from sims.processes import seed_keys, training
 from sims.stability.tanh_networks import INPUTS, drawn, loss, turned, turned_weights
 from sims.sweep import sweep
 from theory.stability.central_flow import central_flow_step

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sims import papers
-from sims.deep_linear.small_starts import training
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys
+from sims.processes import seed_keys, training
 from sims.rates import fitted_exponent
 from sims.stability.pulled_networks import (
     Pulled,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sims.processes import seed_keys, training_process
+from sims.processes import generator, seed_keys, training_process
 from sims.sweep import Process
 
 WARM_UP = 0.4  # of all steps
@@ -110,11 +110,6 @@ def displaced(key: jax.Array, params: Any, copies: int, size: float) -> Any:
         return np.asarray(w)[None] + size * rng.standard_normal((copies, *np.shape(w)))
 
     return jax.tree.map(moved, params)
-
-
-def generator(key: jax.Array) -> np.random.Generator:
-    """NumPy's random numbers, seeded by a key: nothing to compile."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def warmed_up(steps: int) -> Callable[[Any], optax.GradientTransformation]:

@@ -24,9 +24,8 @@ from dynamics.opposing import (
 )
 from dynamics.recording import record_schedule
 from sims import data
-from sims.deep_linear.small_starts import training
 from sims.experiment import Arrays
-from sims.processes import seed_keys
+from sims.processes import seed_keys, training
 
 SIDE = 8  # pixels
 ROWS = 2  # of the patch, at the top: the sky

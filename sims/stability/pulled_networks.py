@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynamics.curvature import dense_matrix, hvp
-from sims.deep_linear.small_starts import training
 from sims.experiment import Arrays, Claim
-from sims.processes import seed_keys
+from sims.processes import seed_keys, training
 from sims.stability import tanh_networks
 from theory.stability.relaxing_modes import relaxing_stabilization_step, sharpening_modes
 from theory.stability.self_stabilization import Oscillation

@@ -23,10 +23,8 @@ from dynamics.flow import gradient_flow
 from dynamics.losses import half_squared_error
 from dynamics.opposing import example_losses
 from sims import papers
-from sims.deep_linear.noisy_teachers import generator
-from sims.deep_linear.small_starts import training
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys
+from sims.processes import generator, seed_keys, training
 from sims.stability import planted_digits
 from sims.sweep import sweep
 from theory.stability import opposing_minima, opposing_signals

@@ -15,9 +15,8 @@ import numpy as np
 
 from dynamics.curvature import dense_matrix, hvp
 from sims import papers
-from sims.deep_linear.noisy_teachers import jackknife
 from sims.experiment import Arrays, Claim, Experiment
-from sims.rates import fitted_exponent, mean_and_error
+from sims.rates import fitted_exponent, jackknife, mean_and_error
 from sims.stability import bigram_source
 from sims.sweep import sweep
 from theory.stability import bigram, river_valley, schedules

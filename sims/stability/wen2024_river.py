@@ -18,10 +18,9 @@ import optax
 
 from dynamics import training
 from sims import papers
-from sims.deep_linear.noisy_teachers import jackknife
 from sims.experiment import Arrays, Claim, Experiment
 from sims.processes import seed_keys
-from sims.rates import fitted_exponent, mean_and_error
+from sims.rates import fitted_exponent, jackknife, mean_and_error
 from sims.stability import noisy_valley
 from sims.sweep import sweep
 from theory.stability import river_valley, schedules

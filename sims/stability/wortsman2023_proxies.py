@@ -29,9 +29,8 @@ from dynamics.losses import cross_entropy
 from dynamics.training import TrainState, optimizer_step, train
 from dynamics.transformer import Transformer, transformer
 from sims import papers
-from sims.deep_linear.noisy_teachers import generator
 from sims.experiment import Arrays, Claim, Experiment
-from sims.processes import seed_keys
+from sims.processes import generator, seed_keys
 from sims.rates import fitted_exponent, mean_and_error
 from sims.stability.small_transformers import BETAS, Source, examine, members, training, zipf_source
 from sims.sweep import Process, sweep
