@@ -127,3 +127,89 @@ cohen2024 = partial(
     "Understanding Optimization in Deep Learning with Central Flows",
     "2410.24206",
 )
+jacot2018 = partial(
+    Source,
+    "Jacot, Gabriel & Hongler",
+    2018,
+    "Neural Tangent Kernel: Convergence and Generalization in Neural Networks",
+    "1806.07572",
+)
+chizat2019 = partial(
+    Source,
+    "Chizat, Oyallon & Bach",
+    2019,
+    "On Lazy Training in Differentiable Programming",
+    "1812.07956",
+)
+lee2019 = partial(
+    Source,
+    "Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein & Pennington",
+    2019,
+    "Wide Neural Networks of Any Depth Evolve as Linear Models Under Gradient Descent",
+    "1902.06720",
+)
+geiger2020 = partial(
+    Source,
+    "Geiger, Spigler, Jacot & Wyart",
+    2020,
+    "Disentangling feature and lazy training in deep neural networks",
+    "1906.08034",
+)
+woodworth2020 = partial(
+    Source,
+    "Woodworth et al.",
+    2020,
+    "Kernel and Rich Regimes in Overparametrized Models",
+    "2002.09277",
+)
+fort2020 = partial(
+    Source,
+    "Fort et al.",
+    2020,
+    "Deep learning versus kernel learning: an empirical study of loss landscape "
+    "geometry and the time evolution of the Neural Tangent Kernel",
+    "2010.15110",
+)
+roberts2022 = partial(
+    Source,
+    "Roberts, Yaida & Hanin",
+    2022,
+    "The Principles of Deep Learning Theory",
+    "2106.10165",
+)
+paul2021 = partial(
+    Source,
+    "Paul, Ganguli & Dziugaite",
+    2021,
+    "Deep Learning on a Data Diet: Finding Important Examples Early in Training",
+    "2107.07075",
+)
+tirer2023 = partial(
+    Source,
+    "Tirer, Huang & Niles-Weed",
+    2023,
+    "Perturbation Analysis of Neural Collapse",
+    "2210.16658",
+)
+sarnthein2023 = partial(
+    Source,
+    "Sarnthein, Bachmann, Anagnostidis & Hofmann",
+    2023,
+    "Random Teachers are Good Teachers",
+    "2302.12091",
+)
+alleman2024 = partial(
+    Source,
+    "Alleman, Lindsey & Fusi",
+    2024,
+    "Task structure and nonlinearity jointly determine learned representational geometry",
+    "2401.13558",
+)
+deluca2025 = partial(
+    Source,
+    "Back de Luca, Giapitzakis & Fountoulakis",
+    2025,
+    "Exact Learning of Permutations for Nonzero Binary Inputs with Logarithmic "
+    "Training Size and Quadratic Ensemble Complexity",
+    "2502.16763",
+)
