@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from figures import style, tables
+from figures import regime, style, tables
 from sims.diagnosis import ADAPTIVE, Diagnosis, Estimate
 
 
@@ -20,6 +20,8 @@ def report(found: Diagnosis) -> Group:
         parts += [Text(), Text("samples that carry the instability"), samples(found)]
     for note in found.notes:
         parts += [Text(), Text(f"Note: {note}", style="yellow")]
+    if found.regime is not None:
+        parts += regime.report(found.regime)
     return Group(*parts)
 
 
@@ -102,9 +104,13 @@ def samples(found: Diagnosis) -> Table:
 
 
 def draw(found: Diagnosis) -> Figure:
-    """Edges against batch size, and the spectrum of the Hessian with the optimiser's edge."""
+    """Edges by batch size, the Hessian's spectrum with the optimiser's edge, and the regime."""
     with style.paper():
-        figure, axes = style.panels(1, 2)
+        if found.regime is None:
+            figure, axes = style.panels(1, 2)
+        else:
+            figure, axes = style.panels(1, 3, height=2.2)
+            regime.draw(axes[0, 2], found.regime)
         edges(axes[0, 0], found)
         spectrum(axes[0, 1], found)
         style.panel_letters(axes)
@@ -124,7 +130,7 @@ def edges(ax: Axes, found: Diagnosis) -> None:
     at = found.optimizer.batch_size, found.optimizer.learning_rate
     ax.plot(*at, "s", color="C1", label="in use", zorder=4)
     ax.set(xscale="log", yscale="log", xlabel="batch size", ylabel="learning rate")
-    ax.legend(loc="upper left")
+    ax.legend(loc="lower right")
 
 
 def spectrum(ax: Axes, found: Diagnosis) -> None:
@@ -146,5 +152,5 @@ def spectrum(ax: Axes, found: Diagnosis) -> None:
     ax.set_xticks([*negative, 0, *decades])
     ax.set_xlim(None if len(negative) else -small, None)
     ax.set(yscale="log", xlabel="eigenvalue of the Hessian", ylabel="eigenvalues per bin")
-    ax.set_ylim(0.1, None)
+    ax.set_ylim(0.1, 100 * counts.max())  # room for the legend
     ax.legend(loc="upper center")

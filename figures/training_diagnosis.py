@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from figures import style, tables
+from figures import regime, style, tables
 from sims.diagnosis import ADAPTIVE
 from sims.training_diagnosis import Watched
 
@@ -33,7 +33,7 @@ def report(watched: Watched) -> Group:
     parts += [Text(), _table(watched)]
     for note in notes(watched):
         parts += [Text(), Text(f"Note: {note}", style="yellow")]
-    return Group(*parts)
+    return Group(*parts, *regime.report(watched.regime))
 
 
 def _table(watched: Watched) -> Table:
@@ -92,13 +92,14 @@ def notes(watched: Watched) -> list[str]:
 
 
 def draw(watched: Watched) -> Figure:
-    """Loss, curvature beside the full batch's edge, learning rate over the edge of SGD."""
+    """Loss, curvature beside the full batch's edge, learning rate over SGD's edge, regime."""
     with style.paper():
-        figure, axes = style.panels(1, 3, height=2.2)
+        figure, axes = style.panels(2, 2)
         axes[0, 0].plot(watched.steps, watched.records["loss"])
         axes[0, 0].set(yscale="log", xlabel="step", ylabel="loss")
         _curvature(axes[0, 1], watched)
-        _edges(axes[0, 2], watched)
+        _edges(axes[1, 0], watched)
+        regime.draw(axes[1, 1], watched.regime)
         style.panel_letters(axes)
         return figure
 

@@ -1,4 +1,4 @@
-"""How stable a user's own network is under SGD: everything measured once, next to what theory says.
+"""How stable a user's own network is under SGD, and how lazily it was trained: measured once.
 
 ``diagnose(network, key)`` takes a ``sims.user_network.Network``. The Gram of all examples and
 outputs gives exact thresholds while it is small enough; beyond ``gram_limit`` rows the report says
@@ -39,6 +39,7 @@ from sims.diagnosis import (
     edge_bound,
     read_optimizer,
 )
+from sims.network_regime import network_regime
 from sims.output_curvature import kinked_examples, missed_share, output_weights
 from sims.user_network import Network
 from theory.stability.bounds import stability_bounds
@@ -81,7 +82,10 @@ def diagnose(
         stability = stability._replace(thresholds=_bounded(optimizer, curvature, c, sizes))
     point = _point(network, (n, c), normalization)
     notes = _notes(point, curvature, optimizer, gram_limit)
-    return Diagnosis(point, curvature, optimizer, stability, notes)
+    regime = None
+    if network.initial is not None:
+        regime = network_regime(network, network.initial, network.params)
+    return Diagnosis(point, curvature, optimizer, stability, notes, regime)
 
 
 def _point(network: Network, shape: tuple[int, int], normalization: str) -> Point:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dynamics.spectral_density import Quadrature
+from sims.network_regime import NetworkRegime
 from sims.user_network import Network
 from theory.stability.thresholds import (
     largest_learning_rate,
@@ -113,13 +114,17 @@ class Stability(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """The report, in sections, with what a reader must know to read it."""
+    """The report, in sections, with what a reader must know to read it.
+
+    ``regime`` is that of training from ``network.initial``, None where that is not given.
+    """
 
     point: Point
     curvature: Curvature
     optimizer: Optimizer
     stability: Stability
     notes: tuple[str, ...]
+    regime: NetworkRegime | None = None
 
 
 def read_optimizer(network: Network) -> Optimizer:

@@ -22,6 +22,7 @@ from dynamics.recording import advance, begin, record_schedule
 from dynamics.stability import preconditioned_sharpness
 from dynamics.training import TrainState, optimizer_step
 from sims.diagnosis import ADAPTIVE, Optimizer, edge_bound, read_optimizer
+from sims.network_regime import NetworkRegime, network_regime
 from sims.output_curvature import missed_share, output_curvature, roots
 from sims.user_network import Network
 from theory.stability.mean_square import growth_rate, mean_square_threshold
@@ -31,12 +32,16 @@ TOLERANCE = 1e-4  # relative residual; at 1e-3 one start in 200 stops at the sec
 
 
 class Watched(NamedTuple):
-    """Records (records,) at ``steps``; the first step that was not finite, or -1."""
+    """Records (records,) at ``steps``; the first step that was not finite, or -1; the regime.
+
+    The latter from ``network.initial``, or the run's own start, to the run's end.
+    """
 
     optimizer: Optimizer
     steps: np.ndarray
     records: dict[str, np.ndarray]
     diverged_at: int
+    regime: NetworkRegime
 
 
 def stability_observer(
@@ -176,4 +181,6 @@ def watch(
 
     done = run(network.params, network.data, batch_key)
     found = {name: np.asarray(values) for name, values in done.records.items()}
-    return Watched(optimizer, schedule, found, int(done.diverged_at))
+    start = network.params if network.initial is None else network.initial
+    regime = network_regime(network, start, done.state.params)
+    return Watched(optimizer, schedule, found, int(done.diverged_at), regime)

@@ -33,6 +33,8 @@ class Network:
     ``learning_rate``, ``batch_size``, and the hyper-parameters of that kind. ``opt_state`` is its
     live optax state, from which the preconditioner of an adaptive method is read, with the
     constants ``b1``, ``b2``, ``eps`` and ``eps_root`` in ``optimizer`` (optax's own if left out).
+    ``initial`` are the parameters from which training started; with them, whether it was lazy or
+    rich can be told, on the activity ``hidden(params, x)`` (n, features), too, if that is given.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -41,6 +43,8 @@ class Network:
     loss: Callable[[Any, Any], Any]
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     opt_state: Any = None
+    initial: Any = None
+    hidden: Callable[[Any, Any], Any] | None = None
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -93,6 +97,8 @@ def _checked(network: Network) -> Network:
     if len(data) != 2 or len({len(jnp.atleast_1d(leaf)) for leaf in data}) != 1:
         raise ValueError("data must be (x, y) with as many examples in x as in y")
     network = replace(network, params=params, data=data, optimizer=dict(network.optimizer))
+    if network.initial is not None:
+        network = replace(network, initial=_like_params(network.initial, params))
     x, y = data
     outputs = network.apply(params, x)
     if outputs.ndim not in (1, 2) or len(outputs) != len(x):
@@ -120,6 +126,15 @@ def _require_mean(network: Network, outputs: jax.Array) -> None:
             "loss must be a mean over examples, whose learning rate does not depend on how many "
             f"there are; on all of them it is {whole:.6g}, on average over single ones {mean:.6g}"
         )
+
+
+def _like_params(initial: Any, params: Any) -> Any:
+    """``initial`` in float64; ValueError unless it could be the start of ``params``."""
+    initial = jax.tree.map(_double, initial)
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (params, initial)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"initial must have the shapes of params, {shapes[0]}, got {shapes[1]}")
+    return initial
 
 
 def _double(leaf: Any) -> jax.Array:
