@@ -34,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda h: h,
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
+    "square": jnp.square,
     "sigmoid": jax.nn.sigmoid,
     "gelu": lambda h: jax.nn.gelu(h, approximate=False),
     "erf": jax.scipy.special.erf,
