@@ -105,7 +105,7 @@ def outputs(
     >>> outputs(infinite_width(2), jnp.array([[1.0, 1.0]]), alpha=2.0, epsilon=0.5).tolist()
     [1.0]
     """
-    x = jnp.asarray(x)
+    x, alpha = jnp.asarray(x), jnp.asarray(alpha)
     mean, second_moment = statistics
     quadratic = jnp.sum((x @ second_moment) * x, axis=1)
     return alpha * (x @ mean) + alpha * epsilon / 2 * quadratic
