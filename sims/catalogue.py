@@ -20,6 +20,20 @@ from sims.deep_linear import (
     tian2021_byol,
 )
 from sims.experiment import Experiment
+from sims.kernels import (
+    alleman2024_geometry,
+    chizat2019_lazy,
+    deluca2025_permutations,
+    fort2020_velocity,
+    geiger2020_phase,
+    jacot2018_digits,
+    jacot2018_kernel,
+    paul2021_diet,
+    roberts2022_criticality,
+    sarnthein2023_teachers,
+    tirer2023_collapse,
+    woodworth2020_path,
+)
 from sims.stability import (
     cohen2021_edge,
     cohen2024_central_flow,
@@ -41,12 +55,20 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     saxe2014_jacobians.EXPERIMENT,
     advani2017_dynamics.EXPERIMENT,
     advani2017_stopping.EXPERIMENT,
+    jacot2018_kernel.EXPERIMENT,
+    jacot2018_digits.EXPERIMENT,
+    chizat2019_lazy.EXPERIMENT,
     lewkowycz2020_catapult.EXPERIMENT,
+    geiger2020_phase.EXPERIMENT,
+    woodworth2020_path.EXPERIMENT,
     tian2021_byol.EXPERIMENT,
+    fort2020_velocity.EXPERIMENT,
     cohen2021_edge.EXPERIMENT,
     jacot2021_saddles.EXPERIMENT,
+    paul2021_diet.EXPERIMENT,
     atanasov2022_alignment.EXPERIMENT,
     damian2022_self_stabilization.EXPERIMENT,
+    roberts2022_criticality.EXPERIMENT,
     wu2023_regularization.EXPERIMENT,
     mulayoff2024_threshold.EXPERIMENT,
     kleinman2023_pathways.EXPERIMENT,
@@ -54,11 +76,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     wortsman2023_proxies.EXPERIMENT,
     liu2023_laziness.EXPERIMENT,
     rosenfeld2023_signals.EXPERIMENT,
+    tirer2023_collapse.EXPERIMENT,
+    sarnthein2023_teachers.EXPERIMENT,
     domine2024_balanced.EXPERIMENT,
     domine2024_wide.EXPERIMENT,
     wen2024_river.EXPERIMENT,
     wen2024_bigram.EXPERIMENT,
     cohen2024_central_flow.EXPERIMENT,
+    deluca2025_permutations.EXPERIMENT,
+    alleman2024_geometry.EXPERIMENT,
 )
 
 

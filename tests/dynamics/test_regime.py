@@ -246,17 +246,18 @@ LAZY_LAWS = {
 }
 
 
-def test_mirrored_networks_follow_the_laws_of_lazy_training():
-    alphas = np.array([8.0, 16.0, 32.0, 64.0])
-    _, found = runs(mirrored(jax.random.key(1)), alphas)
+@given(seed=SEEDS)
+def test_mirrored_networks_follow_the_laws_of_lazy_training(seed):
+    alphas = np.array([8.0, 16.0, 32.0])
+    _, found = runs(mirrored(jax.random.key(seed)), alphas)
     measures = [measure for _, measure in found]
     for name, power in LAZY_LAWS.items():
-        values = np.array([float(getattr(m, name)) for m in measures])
-        slope = np.polyfit(np.log(alphas), np.log(values), 1)[0]
-        # corrections are a few alpha^-2, at the smallest alpha 1/64
-        assert abs(slope - power) < 3 / alphas[0] ** 2, name
+        slopes = np.diff(np.log2([float(getattr(m, name)) for m in measures]))
+        # the correction alpha^-2, a fifth at some seeds, is extrapolated away; alpha^-4 is left
+        limit = (4 * slopes[1] - slopes[0]) / 3
+        assert abs(limit - power) < 60 / alphas[0] ** 4, name
     steady = np.array([float(m.weight_change) for m in measures]) * alphas
-    assert np.ptp(steady) / steady.mean() < 1 / alphas[0] ** 2
+    assert np.ptp(steady) / steady.mean() < 0.05
 
 
 def test_kernels_that_are_not_mirrored_change_at_first_order():

@@ -95,6 +95,27 @@ def smoother(
     return jnp.einsum("xm,...m,im->...xi", seen, learning.gain, modes.vectors)
 
 
+def weight_distance(
+    modes: KernelModes, learning: SpectralFilter, initial: ArrayLike, targets: ArrayLike
+) -> Float[Array, "..."]:
+    """How far the weights have moved: ``|theta_t - theta_0|``.
+
+        |theta_t - theta_0|^2 = sum_j (g_j^2/lambda_j) (v_j^T (y - f_0))^2,
+
+    after all of training ``(y - f_0)^T Theta^+ (y - f_0)``, the least with which y can be reached.
+    Summed over outputs, which do not share weights where their kernel is (n, n). The result has the
+    filter's axes. Raises ``ValueError`` as ``train_outputs``.
+
+    >>> from theory.kernels.kernel_modes import flow_filter, kernel_modes
+    >>> modes = kernel_modes(4 * jnp.eye(2), loss="mean")
+    >>> float(weight_distance(modes, flow_filter(modes, jnp.inf), 0.0, jnp.array([6.0, 8.0])))
+    5.0
+    """
+    initial, targets = _outputs(modes, initial, targets)
+    power = jnp.sum(_coefficients(modes, targets - initial) ** 2, axis=1)
+    return jnp.sqrt(jnp.einsum("...m,...m,m->...", learning.learned, learning.gain, power))
+
+
 def _before(start: Array, moved: Array) -> Array:
     """The outputs at the start, with the axes of time in front."""
     return jnp.expand_dims(start, range(moved.ndim - start.ndim))

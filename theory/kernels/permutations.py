@@ -21,8 +21,10 @@ Setting: arXiv 2502.16763 (w = 1). Equations derived here.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, log_ndtr, logsumexp
 from jax.typing import ArrayLike
@@ -87,6 +89,9 @@ def noise_to_signal(
     return limit.variance / signal**2
 
 
+_noise_to_signal = jax.jit(noise_to_signal)  # one program per k, not one per operation
+
+
 def success_probability(
     n_bits: ArrayLike, n_ones: ArrayLike, n_models: ArrayLike, *, weight_variance: ArrayLike = 1.0
 ) -> Float[Array, "..."]:
@@ -120,7 +125,7 @@ def sufficient_ensemble_size(
     """
     _require_task(n_bits, failure, inputs)
     require_positive(weight_variance=weight_variance)
-    ratio = jnp.max(noise_to_signal(n_bits, _ones(n_bits), weight_variance=weight_variance))
+    ratio = jnp.max(_noise_to_signal(n_bits, _ones(n_bits), weight_variance=weight_variance))
     # In logarithms: 2^k is beyond floats for k > 1023.
     events = math.log(n_bits) + (n_bits * math.log(2) if inputs == "all" else 0)
     return max(1, math.ceil(2 * float(ratio) * (events - math.log(2 * failure))))
@@ -140,20 +145,27 @@ def ensemble_size(
     [716, 8]
     """
     high = sufficient_ensemble_size(n_bits, failure, inputs=inputs, weight_variance=weight_variance)
-    k, m = float(n_bits), jnp.asarray(_ones(n_bits), float)
-    log_count = gammaln(k + 1) - gammaln(m + 1) - gammaln(k - m + 1) if inputs == "all" else 0 * m
+    ones, low = _ones(n_bits), 0
 
     def enough(n_models: int) -> bool:
-        log_success = _log_success(n_bits, _ones(n_bits), n_models, weight_variance)
-        log_failure = log_count + jnp.log(-jnp.expm1(log_success))
-        together = logsumexp(log_failure) if inputs == "all" else jnp.max(log_failure)
-        return bool(together <= math.log(failure))
+        log_failure = _log_failure(n_bits, ones, n_models, weight_variance, inputs=inputs)
+        return bool(log_failure <= math.log(failure))
 
-    low = 0
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+@partial(jax.jit, static_argnames="inputs")
+def _log_failure(n_bits, n_ones, n_models, weight_variance, *, inputs) -> Array:
+    """Of the worst number of ones, or summed over all inputs."""
+    log_success = _log_success(n_bits, n_ones, n_models, weight_variance)
+    log_failure = jnp.log(-jnp.expm1(log_success))
+    if inputs == "one":
+        return jnp.max(log_failure)
+    k, m = as_floats(n_bits, n_ones)
+    return logsumexp(gammaln(k + 1) - gammaln(m + 1) - gammaln(k - m + 1) + log_failure)
 
 
 def _log_success(n_bits, n_ones, n_models, weight_variance) -> Array:

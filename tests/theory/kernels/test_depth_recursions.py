@@ -208,6 +208,25 @@ def test_scale_invariant_laws():
     np.testing.assert_allclose(linear.vertex, 2 * layer, rtol=1e-11)
 
 
+@given(
+    name=st.sampled_from(["relu", "leaky", "linear"]),
+    kernel=st.floats(0.01, 100.0),
+    C_W=st.floats(0.3, 3.0),
+    width=st.integers(1, 1000),
+)
+def test_scale_invariant_networks_have_one_susceptibility(name, kernel, C_W, width):
+    """chi_par = chi_perp at every kernel, and V/K^2 grows by as much with every layer."""
+    phi = ACTIVATIONS[name][0]
+    chi = susceptibilities(kernel, activation=phi, weight_variance=C_W)
+    assert float(chi.parallel) == pytest.approx(float(chi.perpendicular), rel=1e-12)
+    options = {"activation": phi, "weight_variance": C_W}
+    found = depth_recursion(kernel, np.full(5, width), **options)
+    share = np.asarray(found.vertex / found.kernel**2)
+    assert np.all(share >= 0)
+    np.testing.assert_allclose(share, share[1] * np.arange(6), rtol=1e-10)
+    np.testing.assert_allclose(found.kernel[1:] / found.kernel[:-1], chi.parallel, rtol=1e-12)
+
+
 def weighted_tangent_kernel(key, x, *, model, lam_W, lam_b):
     params = model.init(key)
     gradients = jax.grad(lambda p: model.apply(p, x[None])[0, 0])(params)

@@ -181,7 +181,19 @@ def test_large_initialization_is_the_minimum_norm_solution(depth):
     errors = [np.linalg.norm(implicit_bias(X, y, a, depth=depth).beta - least) for a in alphas]
     slope = np.diff(np.log(errors)) / np.diff(np.log(alphas))
     assert slope[0] == pytest.approx(-2 * depth, abs=10 * alphas[0] ** (-2 * depth) + 1e-3)
-    np.testing.assert_allclose(implicit_bias(X, y, 1e3, depth=depth).beta, least, atol=1e-11)
+
+
+@given(problem=problems(), depth=depths)
+def test_larger_initialization_is_the_minimum_norm_solution_of_any_problem(problem, depth):
+    """Relative error of order (|beta|/alpha^D)^2, and the rounding of a solve."""
+    X, y = problem
+    least = np.linalg.pinv(X, rcond=1e-13) @ y
+    size, condition = np.abs(least).max(), row_space(X)[1]
+    alpha = (1e5 * (1 + size)) ** (1 / depth)
+    found = implicit_bias(X, y, alpha, depth=depth)
+    assert found.converged
+    allowed = size * ((size / alpha**depth) ** 2 + 1e-13 * condition)
+    np.testing.assert_allclose(found.beta, least, atol=allowed)
 
 
 def least_l1(X, y):

@@ -18,7 +18,12 @@ from theory.kernels.kernel_modes import (
     kernel_modes,
     max_learning_rate,
 )
-from theory.kernels.linearized import heldout_outputs, smoother, train_outputs
+from theory.kernels.linearized import (
+    heldout_outputs,
+    smoother,
+    train_outputs,
+    weight_distance,
+)
 
 EPS = np.finfo(float).eps
 n, c, p, d = 4, 2, 3, 6  # samples, outputs, test inputs, weights of each output
@@ -150,8 +155,16 @@ def test_flow_is_a_semigroup_that_starts_at_the_start_and_shrinks_the_residual(m
     begun = model.predicted(flow_filter(modes, 0.0))
     for found, exact in zip(begun, (start, model.start[n:]), strict=True):
         np.testing.assert_array_equal(found, exact)
-    sizes = [np.linalg.norm(f - y) for f in (start, first, both)]
+    residuals = [np.asarray(f - y) for f in (start, first, both)]
+    sizes = [np.linalg.norm(residual) for residual in residuals]
     assert np.all(np.diff(sizes) <= 1e-14 * sizes[0])
+    # also in the norm of the kernel's inverse, over directions that it moves
+    size = n * c if model.blocks else n
+    values, vectors = np.linalg.eigh(model.kernel.reshape(size, size))
+    moved = values > 1e-6 * values[-1]
+    along = [vectors.T[moved] @ residual.reshape(size, -1) for residual in residuals]
+    weighted = [np.sum(part**2 / values[moved, None]) for part in along]
+    assert np.all(np.diff(weighted) <= 1e-9 * weighted[0])
 
 
 @given(model=linear_models(), t=st.floats(0, 10))
@@ -324,3 +337,21 @@ def test_bad_input_is_named():
         train_outputs(modes, learning, np.nan, np.ones(2))
     with pytest.raises(ValueError, match="cross_kernel"):
         heldout_outputs(modes, learning, np.ones((1, 3)), 0.0, 0.0, np.ones(2))
+
+
+@given(seed=st.integers(0, 2**31 - 1), t=st.floats(0.01, 10), ridge=st.sampled_from([0.0, 0.3]))
+def test_weights_move_as_far_as_those_of_the_linear_model(seed, t, ridge):
+    rng = np.random.default_rng(seed)
+    J, residual = rng.standard_normal((n, d)), rng.standard_normal((n, c))
+    hessian, force = J.T @ J / n + ridge * np.eye(d), J.T @ residual / n
+    block = np.zeros((d + c, d + c))
+    block[:d] = np.concatenate([-hessian, force], axis=1)
+    theta = expm(t * block)[:d, d:]
+    modes = kernel_modes(J @ J.T, loss="mean", ridge=ridge)
+    found = weight_distance(modes, flow_filter(modes, np.array([t, np.inf])), 1.0, residual + 1.0)
+    np.testing.assert_allclose(found[0], np.linalg.norm(theta), rtol=1e-7)
+    if ridge > 0:
+        np.testing.assert_allclose(found[1], np.linalg.norm(np.linalg.solve(hessian, force)))
+    else:
+        least = np.linalg.lstsq(J, residual, rcond=None)[0]
+        np.testing.assert_allclose(found[1], np.linalg.norm(least), rtol=1e-6)

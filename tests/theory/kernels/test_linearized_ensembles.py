@@ -113,9 +113,9 @@ def test_no_variance_is_below_the_posterior_which_the_last_layer_ends_at(seed, t
             np.testing.assert_allclose(ended.mean, mean, atol=slack)
 
 
-@pytest.mark.parametrize("layers", LAYERS)
-def test_start_and_end_on_trained_inputs(layers):
-    model = Features(3, layers, repeated=True)
+@given(seed=st.integers(0, 2**32 - 1), layers=st.sampled_from(LAYERS))
+def test_start_and_end_on_trained_inputs(seed, layers):
+    model = Features(seed, layers, repeated=True)
     modes = kernel_modes(model.kernel, loss="sum")
     found = model.predicted(modes, flow_filter(modes, np.array([0.0, np.inf])))
     np.testing.assert_array_equal(found.covariance[0], model.initial.test)
