@@ -30,6 +30,8 @@ from figures.kernels import (
     geiger2020_phase,
     jacot2018_digits,
     jacot2018_kernel,
+    lee2019_ensemble,
+    lee2019_linearized,
     paul2021_diet,
     roberts2022_criticality,
     sarnthein2023_teachers,
@@ -61,6 +63,8 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "jacot2018_kernel": jacot2018_kernel.draw,
     "jacot2018_digits": jacot2018_digits.draw,
     "chizat2019_lazy": chizat2019_lazy.draw,
+    "lee2019_linearized": lee2019_linearized.draw,
+    "lee2019_ensemble": lee2019_ensemble.draw,
     "lewkowycz2020_catapult": lewkowycz2020_catapult.draw,
     "geiger2020_phase": geiger2020_phase.draw,
     "woodworth2020_path": woodworth2020_path.draw,
@@ -86,8 +90,8 @@ DRAW: dict[str, Callable[[Result], Figure]] = {
     "wen2024_river": wen2024_river.draw,
     "wen2024_bigram": wen2024_bigram.draw,
     "cohen2024_central_flow": cohen2024_central_flow.draw,
-    "deluca2025_permutations": deluca2025_permutations.draw,
     "alleman2024_geometry": alleman2024_geometry.draw,
+    "deluca2025_permutations": deluca2025_permutations.draw,
 }
 
 

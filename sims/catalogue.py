@@ -28,6 +28,8 @@ from sims.kernels import (
     geiger2020_phase,
     jacot2018_digits,
     jacot2018_kernel,
+    lee2019_ensemble,
+    lee2019_linearized,
     paul2021_diet,
     roberts2022_criticality,
     sarnthein2023_teachers,
@@ -58,6 +60,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     jacot2018_kernel.EXPERIMENT,
     jacot2018_digits.EXPERIMENT,
     chizat2019_lazy.EXPERIMENT,
+    lee2019_linearized.EXPERIMENT,
+    lee2019_ensemble.EXPERIMENT,
     lewkowycz2020_catapult.EXPERIMENT,
     geiger2020_phase.EXPERIMENT,
     woodworth2020_path.EXPERIMENT,
@@ -83,8 +87,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     wen2024_river.EXPERIMENT,
     wen2024_bigram.EXPERIMENT,
     cohen2024_central_flow.EXPERIMENT,
-    deluca2025_permutations.EXPERIMENT,
     alleman2024_geometry.EXPERIMENT,
+    deluca2025_permutations.EXPERIMENT,
 )
 
 

@@ -6,14 +6,8 @@ from matplotlib.figure import Figure
 
 from figures import style
 from sims.experiment import Result
-from sims.kernels.fort2020_velocity import (
-    HALVINGS,
-    MIRRORED,
-    RANDOM,
-    SWITCHING_STEP,
-    TANH_ALPHAS,
-    TANH_STEP,
-)
+from sims.kernels.turning_networks import HALVINGS, SWITCHING_STEP, TANH_ALPHAS, TANH_STEP
+from sims.kernels.turning_predictions import MIRRORED, RANDOM
 
 TIME = "training time $t$ (rate $\\times$ steps)"
 OMEGA = r"angular velocity $\omega$ (rad / time)"

@@ -11,13 +11,14 @@ from sims.kernels.ensemble_statistics import sample_covariance, variances
 from sims.kernels.lee2019_ensemble import GAP, networks
 
 COLORS = {"all": "C0", "last": "C1"}
+EARLY = 2  # recorded step of the first panel
 LABELS = {"all": "all layers (NTK)", "last": "last layer (NNGP)"}
 
 
 def draw(result: Result) -> Figure:
     """Functions early, and after training of either kind; mean and deviation over time; end."""
     figure, axes = style.panels(2, 3, height=4.6)
-    functions(axes[0, 0], result, "all", 1)
+    functions(axes[0, 0], result, "all", EARLY)
     functions(axes[0, 1], result, "all", -1)
     functions(axes[0, 2], result, "last", -1)
     limits = [ax.get_ylim() for ax in axes[0]]
@@ -68,9 +69,11 @@ def over_time(ax: Axes, result: Result, what: str, label: str) -> None:
         ax.errorbar(steps, value, yerr=error, color=color, **marks)
         style.theory_line(ax, steps, theory[:-1], LABELS[layers], color=color)
         ax.axhline(theory[-1], color=style.darker(color), linestyle="--", linewidth=0.8)
+    ax.plot([], [], "--", color=style.NEUTRAL, linewidth=0.8, label="theory, at the end")
     ax.set_xscale("symlog", linthresh=1)
     ax.set(xlabel="training step", ylabel=label, xlim=(-0.2, 1.3 * steps[-1]))
-    ax.legend(loc="best")
+    if what == "std":  # room for the legend of both panels
+        ax.legend(loc="upper right")
 
 
 def in_gap(result: Result, layers: str) -> tuple[np.ndarray, ...]:

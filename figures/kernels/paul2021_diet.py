@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from sims.experiment import Result
-from sims.kernels.paul2021_diet import (
+from sims.kernels.example_scores import (
     EL2N,
     GRAND,
     deviations,

@@ -24,7 +24,7 @@ TARGETS = np.array([2.0, -1.0, -2.0, 1.0])
 HELD_OUT = (ANGLES + np.append(ANGLES[1:], ANGLES[0] + 2 * np.pi)) / 2  # where claims are tested
 GRID = np.linspace(-np.pi, np.pi, 73)  # to be drawn
 LAYERS = ("all", "last")  # what is trained
-RELATIVE_STEP = 0.25  # learning rate over the largest that converges
+RELATIVE_STEP = 0.4  # learning rate over the largest that converges
 DTYPE = jnp.float32
 
 
@@ -33,8 +33,8 @@ class Ensembles:
     """Networks of one width, and steps (from 0) after which they are looked at."""
 
     width: int = 512
-    networks: int = 512
-    steps: tuple[int, ...] = (0, 4, 16, 64, 256)
+    networks: int = 1024
+    steps: tuple[int, ...] = (0, *(2**k for k in range(8)))
     weight_variance: float = 4.0
     bias_variance: float = 0.5
 

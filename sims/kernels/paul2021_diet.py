@@ -12,12 +12,13 @@ score highest. What can be predicted of it:
   (in tanh networks: a ReLU unit that switches within the step would spoil the power).
 
 Pruning is a measurement, without a claim: accuracy on held-out digits against the number of
-examples kept of 1024. What reproduces at this size: keeping the half with the highest EL2N, taken
-early in training, is at least as good as keeping all and better than a random half; keeping the
-half with the lowest is worse. What does not: of a quarter and less a random one is better than
-that with the highest EL2N; and of 512 examples, scored at 60 steps and trained for 300, so is a
-random half. GraNd at the start is pruning by length (done here by the length itself, which is what
-infinitely many networks would rank by): no better than random. All sizes, data and rates are ours.
+examples kept of 1024, in equally many steps. What reproduces at this size: keeping the half with
+the highest EL2N, taken early in training, is at least as good as keeping all and better than a
+random half; keeping the half with the lowest is worse. What does not: of a quarter and less a
+random one is better than that with the highest EL2N; and of 512 examples, scored at 60 steps and
+trained for 300, so is a random half. GraNd at the start is pruning by length (done here by the
+length itself, which is what infinitely many networks would rank by): no better than random. All
+sizes, data and rates are ours.
 """
 
 from dataclasses import dataclass
@@ -25,26 +26,33 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dynamics.examples import el2n, grand
-from dynamics.gram import gradient_gram
-from dynamics.losses import log_losses
-from dynamics.tangent_kernel import ntk_diagonal
 from sims import data, papers
 from sims.experiment import Arrays, Claim, Experiment
+from sims.kernels.example_scores import (
+    GRAND,
+    deviation_error,
+    deviation_exponent,
+    leave_out,
+    network_scores,
+    quadratic_form,
+    removal,
+    removal_order,
+    shared_error,
+    shared_variance,
+    single_variance,
+)
 from sims.kernels.pruned_digits import Schedule, Split, prune
-from sims.kernels.turning_networks import VARIANCE, TwoLayers
+from sims.kernels.turning_networks import TwoLayers
+from sims.kernels.turning_predictions import VARIANCE
 from sims.processes import generator
-from sims.rates import fitted_exponent, standard_error, without_step_error
+from sims.rates import standard_error
 from sims.sweep import sweep
 from theory.kernels.data_diet import initial_scores
 from theory.kernels.infinite_width import mlp_kernels
 
-EL2N, GRAND = 0, 1
 OUTPUTS = 10
-HALVINGS = np.array([1.0, 0.5, 0.25])
 BINS = 4  # of examples by length
 FINITE_WIDTH = 5.0  # relative error of scores, times the width: the variance of an output's own
 
@@ -163,7 +171,9 @@ def simulate(config: Config, key: jax.Array, sweep=sweep) -> Arrays:
     params = first_of(drawn)
     exact = {"quadratic_form": quadratic_form(network, params, x, y)}
     smooth = TwoLayers("tanh", (x.shape[1], config.widths[0], OUTPUTS))
-    exact |= leave_out(config, smooth, first_of(smooth.draw(random, 1)), (x, y))
+    raw = (x[: config.examples], y[: config.examples])
+    tanh = first_of(smooth.draw(random, 1))
+    exact |= leave_out(smooth, tanh, raw, config.removed, config.removal_rate)
     scores, count = np.stack(found[::-1]), config.examples  # (widths, scores, networks, examples)
     schedule = Schedule(
         config.seeds,
@@ -193,116 +203,6 @@ def split(config: Config) -> Split:
     """Digits to train on, and all others to test."""
     x, y = digits()
     return Split(x[: config.train], y[: config.train], x[config.train :], y[config.train :])
-
-
-def network_scores(network: TwoLayers, drawn: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """EL2N and GraNd of every network, (scores, networks, examples)."""
-
-    def scores(params):
-        one = jax.tree.map(lambda leaf: leaf[None], params)
-        return jnp.stack([score(network.model.apply, one, x, y).value for score in (el2n, grand)])
-
-    found = jax.jit(lambda drawn: jax.lax.map(scores, drawn))(drawn)
-    return np.swapaxes(np.asarray(found), 0, 1)
-
-
-def quadratic_form(network: TwoLayers, params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``(p - y)^T Theta(x, x) (p - y)`` of one network, (examples,)."""
-    error = jax.nn.softmax(network.model.apply(params, x)) - y
-    blocks = jax.jit(lambda params: ntk_diagonal(network.model.apply, params, x))(params)
-    return np.einsum("ia,iab,ib->i", error, blocks, error)
-
-
-def leave_out(config: Config, network: TwoLayers, params: Any, pairs: Any) -> Arrays:
-    """What leaving out some examples of a step does to the losses of all, at ``HALVINGS`` of eta.
-
-    ``change`` (halvings, removed, examples) over eta, and the gradients' inner products.
-    """
-    x, y = (values[: config.examples] for values in pairs)
-    labelled = np.concatenate([x, np.argmax(y, axis=1)[:, None]], axis=1)
-
-    def losses(params, rows):
-        logits = network.model.apply(params, rows[:, :-1])
-        return log_losses(logits, rows[:, -1].astype(int))
-
-    weights = 1 - np.concatenate([np.zeros((1, len(x))), np.eye(len(x))[: config.removed]])
-
-    def after(rate, weight):
-        gradient = jax.grad(lambda p: jnp.dot(weight, losses(p, labelled)))(params)
-        moved = jax.tree.map(lambda leaf, step: leaf - rate * step, params, gradient)
-        return losses(moved, labelled)
-
-    @jax.jit
-    def every(rates):
-        found = jax.lax.map(lambda rate: jax.vmap(after, (None, 0))(rate, weights), rates)
-        gram = gradient_gram(losses, params, labelled[: config.removed], labelled)
-        return (found[:, :1] - found[:, 1:]) / rates[:, None, None], gram
-
-    change, gram = every(config.removal_rate * HALVINGS)
-    return {"change": np.asarray(change), "gram": np.asarray(gram)}
-
-
-def shared_variance(scores: np.ndarray) -> np.ndarray:
-    """Covariance over examples of the scores of two networks, the mean over all pairs.
-
-    That of independent scores (..., networks, examples) is the variance of expected scores.
-    """
-    gram = pair_products(scores)
-    count = gram.shape[-1]
-    diagonal = np.trace(gram, axis1=-2, axis2=-1)
-    return (gram.sum(axis=(-2, -1)) - diagonal) / (count * (count - 1))
-
-
-def shared_error(scores: np.ndarray) -> np.ndarray:
-    """Standard error of ``shared_variance``, by leaving out one network after the other."""
-    gram = pair_products(scores)
-    count = gram.shape[-1]
-    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
-    pairs = (gram.sum(axis=(-2, -1)) - diagonal.sum(axis=-1))[..., None]
-    without = (pairs - 2 * (gram.sum(axis=-1) - diagonal)) / ((count - 1) * (count - 2))
-    return np.sqrt((count - 1) * without.var(axis=-1))
-
-
-def pair_products(scores: np.ndarray) -> np.ndarray:
-    """Covariances over examples, (..., networks, networks)."""
-    centered = scores - scores.mean(axis=-1, keepdims=True)
-    return centered @ np.swapaxes(centered, -1, -2) / scores.shape[-1]
-
-
-def single_variance(scores: np.ndarray) -> np.ndarray:
-    """Variance over examples of the scores of one network, the mean over networks."""
-    return scores.var(axis=-1).mean(axis=-1)
-
-
-def deviations(m: Arrays) -> np.ndarray:
-    """Mean squares over examples of ln(GraNd/EL2N) less its mean, (widths, networks)."""
-    ratio = np.log(m["scores"][:, 1] / m["scores"][:, 0])
-    return ((ratio - ratio.mean(axis=1, keepdims=True)) ** 2).mean(axis=-1)
-
-
-def deviation_exponent(m: Arrays) -> float:
-    """Power of the width of the root of ``deviations``."""
-    return fitted_exponent(m["widths"], deviations(m).mean(axis=1)) / 2
-
-
-def deviation_error(m: Arrays) -> float:
-    """Standard error of the power."""
-    squares, ln = deviations(m), np.log(m["widths"])
-    relative = standard_error(squares.T) / squares.mean(axis=1)
-    weights = (ln - ln.mean()) / np.sum((ln - ln.mean()) ** 2)
-    return np.sqrt(np.sum((weights * relative) ** 2)) / 2
-
-
-def removal(m: Arrays) -> float:
-    """Slope of the change over eta, for eta -> 0, against -g.g_j."""
-    return -np.sum(without_step_error(m["change"]) * m["gram"]) / np.sum(m["gram"] ** 2)
-
-
-def removal_order(m: Arrays) -> float:
-    """Power of eta of what is left of the change at finite eta."""
-    left = m["change"] + m["gram"]
-    sizes = np.sqrt(np.mean(left**2, axis=(1, 2)))
-    return 1 + fitted_exponent(HALVINGS, sizes)
 
 
 CLAIMS = (

@@ -62,7 +62,10 @@ def prune(split: Split, schedule: Schedule, kept: np.ndarray, key: jax.Array, sw
     ranks = {"EL2N": early.mean(axis=0), "length": np.linalg.norm(split.x, axis=1)}
     accuracy = [
         [
-            run(f"{policy}_{number}", _chosen(policy, number, ranks, schedule.seeds, random))
+            run(
+                f"{policy}_{number}".replace(" ", "_"),
+                _chosen(policy, number, ranks, schedule.seeds, random),
+            )
             for number in kept
         ]
         for policy in POLICIES

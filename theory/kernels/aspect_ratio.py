@@ -2,7 +2,9 @@
 
 Given the last hidden layer the outputs of a random network are independent Gaussians of one random
 variance G (``theory.kernels.depth_recursions``). Its relative variance ``u = V/(n K^2) = nu r``,
-r = depth/width, makes outputs statistically dependent: depth stores correlations.
+r = depth/width, makes outputs statistically dependent: depth stores correlations. The series is
+one in u; u itself is nu r to first order only (of ReLU networks u = e^(5 r) - 1), so that as a
+series in r its third coefficient would be another.
 
 Source: Roberts, Yaida & Hanin (2021), arXiv 2106.10165; the coefficients are rederived here.
 """

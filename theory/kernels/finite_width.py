@@ -55,9 +55,9 @@ class Drift(NamedTuple):
 def weight_movement(
     modes: KernelModes, learning: SpectralFilter, covariance: ArrayLike, targets: ArrayLike
 ) -> Float[Array, "..."]:
-    """Mean squared movement of the weights ``E |theta_t - theta_0|^2`` over initialisations.
+    """Mean squared ``theory.kernels.linearized.weight_distance`` over initialisations.
 
-        sum_j (g_j^2/lambda_j) [(v_j . y)^2 + v_j^T K v_j]
+        E |theta_t - theta_0|^2 = sum_j (g_j^2/lambda_j) [(v_j . y)^2 + v_j^T K v_j]
 
     ``modes`` and ``learning`` of the infinitely wide network's tangent kernel, covariance K (n, n)
     of the initial outputs, targets (n,); the result has the filter's axes of time. Networks of
