@@ -36,6 +36,15 @@ class _Affine(NamedTuple):
     bias_scale: Float[Array, ""]
 
 
+class _Factors(NamedTuple):
+    """Of a layer: a_{l-1} (n, fan_in), D_l (n, c, fan_out) and phi' in it (n, fan_out)."""
+
+    layer: _Affine
+    below: Array
+    above: Array
+    slope: Array
+
+
 class _Network(NamedTuple):
     """All layers, the activation between them, and the factor of the output."""
 
@@ -80,16 +89,17 @@ def layerwise_gram(
     network = _network(params, activation, parametrization, weight_variance, bias_variance)
     x = _features("x", network, x)
     x2 = None if x2 is None else _features("x2", network, x2)
-    layers = network.layers[::-1]
+    layers, tops = network.layers[::-1], _tops(network, outputs)
 
     def features(part: Array) -> list[tuple[Array, Array]]:
-        return [(below, above) for _, below, above in _factors(network, part)]
+        factors = zip(_factors(network, part), tops, strict=True)
+        return [(f.below, f.above if top is None else f.slope) for f, top in factors]
 
     def pair(first: list[tuple[Array, Array]], second: list[tuple[Array, Array]]) -> Array:
         gram = jnp.zeros((), x.dtype)
-        for layer, (a1, d1), (a2, d2) in zip(layers, first, second, strict=True):
+        for layer, top, (a1, d1), (a2, d2) in zip(layers, tops, first, second, strict=True):
             overlap = layer.weight_scale * (a1 @ a2.T) + layer.bias_scale
-            products = pair_outputs(d1, d2, outputs)
+            products = pair_outputs(d1, d2, outputs) if top is None else d1 * top[None] @ d2.T
             shape = (len(a1), 1, len(a2), 1) if outputs == "full" else (len(a1), len(a2), 1)
             gram = gram + overlap.reshape(shape[: products.ndim]) * products
         return gram
@@ -121,7 +131,7 @@ def layerwise_trace(
 
     def example(row: Array) -> Array:
         total = jnp.zeros((), x.dtype)
-        for layer, below, above in _factors(network, row[None]):
+        for layer, below, above, _ in _factors(network, row[None]):
             size = layer.weight_scale * jnp.sum(below**2) + layer.bias_scale
             total = total + size * jnp.sum(above**2)
         return total
@@ -129,10 +139,22 @@ def layerwise_trace(
     return jnp.mean(lax.map(example, x, batch_size=min(chunk, len(x))))
 
 
-def _factors(
-    network: _Network, x: Float[Array, "n n_in"]
-) -> Iterator[tuple[_Affine, Array, Array]]:
-    """Every layer, last first, with a_{l-1} (n, fan_in) and D_l (n, c, fan_out)."""
+def _tops(network: _Network, outputs: str) -> list[Array | None]:
+    """For every layer, last first: sum_a M_a^2 (fan_out,) of the two whose D is M times slopes.
+
+    Only where outputs are summed, for c times fewer products.
+    """
+    tops: list[Array | None] = [None] * len(network.layers)
+    if outputs in ("sum", "mean"):
+        weight, scale = network.layers[-1].weight, network.output_scale**2
+        scale = scale / len(weight) if outputs == "mean" else scale
+        squares = [jnp.ones_like(weight[:, 0]), jnp.sum(weight**2, axis=0)]
+        tops[:2] = [scale * square for square in squares[: len(tops)]]
+    return tops
+
+
+def _factors(network: _Network, x: Float[Array, "n n_in"]) -> Iterator[_Factors]:
+    """Every layer, last first."""
     below, slopes, h = [], [], x
     for l, layer in enumerate(network.layers):
         a, slope = jax.jvp(network.phi, (h,), (jnp.ones_like(h),)) if l > 0 else (h, h)
@@ -141,10 +163,10 @@ def _factors(
         h = a @ layer.weight.T
         h = h if layer.bias is None else h + layer.bias[None, :]
     above = network.output_scale * jnp.eye(h.shape[1], dtype=h.dtype)
-    above = jnp.broadcast_to(above, (len(x), *above.shape))
+    above, own = jnp.broadcast_to(above, (len(x), *above.shape)), jnp.ones_like(h)
     for layer, a, slope in list(zip(network.layers, below, slopes, strict=True))[::-1]:
-        yield layer, a, above
-        above = (above @ layer.weight) * slope[:, None, :]
+        yield _Factors(layer, a, above, own)
+        above, own = (above @ layer.weight) * slope[:, None, :], slope
 
 
 def _network(

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
@@ -63,7 +64,7 @@ def local_complexity(
     [[2.0], [0.0]]
     """
     x, directions = jnp.asarray(x), jnp.asarray(directions)
-    if not isinstance(radius, Tracer) and not radius > 0:
+    if not isinstance(radius, Tracer) and not np.all(np.asarray(radius) > 0):
         raise ValueError(f"radius must be positive, got {radius}")
     require_at_least(1, chunk=chunk)
     if directions.ndim != 2 or directions.shape[1] != x[0].size:

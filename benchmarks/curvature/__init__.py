@@ -6,20 +6,23 @@
     (d) how its cost grows with examples, parameters and batch size, in float64
 
 Every library is called through its public functions, in an environment of its own
-(``environments``), in a process of its own, in turns, on one core and one thread (``runner``).
-Takes a quarter of an hour on a quiet machine, and the first time what pip needs for five
-environments (4 GB).
+(``benchmarks.environments``), in a process of its own, in turns, on one core and one thread
+(``benchmarks.runner``). Takes a quarter of an hour on a quiet machine, and the first time what pip
+needs for five environments (4 GB).
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 from rich.table import Table
 
-from benchmarks.curvature.contenders import THRESHOLDS, TOPS, TRACES, threshold
+from benchmarks import runner
+from benchmarks.curvature.contenders import THRESHOLDS, TOPS, TRACES, WORKERS, threshold
 from benchmarks.curvature.problem import reference, trained_network, written
-from benchmarks.curvature.runner import Result, race
-from benchmarks.curvature.tables import comparison, growth, thresholds
+from benchmarks.curvature.tables import comparison, thresholds
+from benchmarks.tables import growth
 
+race = partial(runner.race, workers=WORKERS)
 ROUNDS, REPEATS = 3, 2
 EXAMPLES, WIDTH, BATCH = 256, 260, 8
 MORE_EXAMPLES = (64, 128, 256, 512, 1000, 2000)
@@ -47,15 +50,15 @@ def tables() -> Iterator[Table]:
 def growths() -> Iterator[Table]:
     """The threshold's cost in one process per size: examples, parameters, batch size."""
     results = [_one(n, WIDTH, BATCH) for n in MORE_EXAMPLES]
-    yield growth("examples", MORE_EXAMPLES, results)
+    yield growth("(d) Cost against examples", "examples", MORE_EXAMPLES, results)
     sizes = [trained_network(2, width, 1, steps=0).parameters for width in MORE_WIDTHS]
     results = [_one(EXAMPLES, width, BATCH) for width in MORE_WIDTHS]
-    yield growth("parameters", sizes, results)
+    yield growth("(d) Cost against parameters", "parameters", sizes, results)
     results = [_one(EXAMPLES, WIDTH, batch) for batch in MORE_BATCHES]
-    yield growth("batch size", MORE_BATCHES, results)
+    yield growth("(d) Cost against batch size", "batch size", MORE_BATCHES, results)
 
 
-def _one(examples: int, width: int, batch: int) -> Result:
+def _one(examples: int, width: int, batch: int) -> runner.Result:
     path = written(trained_network(examples, width, 1))
     (result,) = race([threshold(batch)], path, rounds=1, repeats=1, x64=True)
     return result

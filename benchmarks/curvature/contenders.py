@@ -5,9 +5,20 @@ not know their eigenvalues' error: the first is shown at its default and at a ch
 the target, the second takes the steps it is told.
 """
 
-from benchmarks.curvature.runner import Contender
+from pathlib import Path
+
+from benchmarks.runner import Contender
 
 OWN = "this library"
+FOLDER = Path(__file__).parent / "workers"
+WORKERS = {
+    OWN: FOLDER / "this_library.py",
+    "pyhessian": FOLDER / "torch_libraries.py",
+    "curvlinops": FOLDER / "torch_libraries.py",
+    "hessian-eigenthings": FOLDER / "torch_libraries.py",
+    "traceax": FOLDER / "jax_libraries.py",
+    "matfree": FOLDER / "jax_libraries.py",
+}
 
 TRACES = (
     Contender(f"{OWN}, hutchinson, forms", OWN, "hutchinson", {"forms": True}),

@@ -17,7 +17,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from benchmarks.curvature.environments import BUILD
+from benchmarks.environments import BUILD
 from dynamics.curvature import gauss_newton_trace, hvp
 from dynamics.models import Layer, mlp
 from dynamics.training import train

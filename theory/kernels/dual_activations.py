@@ -16,6 +16,7 @@ Closed forms here, series and quadrature for any activation in ``theory.kernels.
 ``DUALS`` holds them by the names of ``dynamics.models.ACTIVATIONS``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
+from numpy.polynomial import Chebyshev, Polynomial
 
 from theory.checks import require
 from theory.kernels.dual_quadrature import from_kernels, hermite_dual
@@ -40,6 +42,19 @@ def linear_dual(
     """
     moments = second_moments(a, b, c, determinant)
     return Dual(moments, jnp.ones_like(moments.mixed))
+
+
+def square_dual(
+    a: ArrayLike, b: ArrayLike, c: ArrayLike, determinant: ArrayLike | None = None
+) -> Dual:
+    """Dual of the square: kernel ``ab + 2 c^2``, derivative kernel ``4 c``.
+
+    >>> float(square_dual(1.0, 2.0, 1.0).kernel)
+    4.0
+    """
+    a, b, c, q = second_moments(a, b, c, determinant)
+    moments = Moments(3 * a * a, 3 * b * b, a * b + 2 * c * c, 4 * q * (2 * a * b + c * c))
+    return Dual(moments, 4 * c)
 
 
 def leaky_relu_dual(slope: ArrayLike = 0.01) -> DualActivation:
@@ -141,6 +156,7 @@ DUALS: dict[str, DualActivation] = {
     "linear": linear_dual,
     "relu": relu_dual,
     "abs": abs_dual,
+    "square": square_dual,
     "erf": erf_dual(),
     "scaled_erf": erf_dual(math.sqrt(0.5)),
     "gelu": gelu_dual,
@@ -166,8 +182,14 @@ def as_dual(activation: str | Callable[..., Dual]) -> DualActivation:
 def _kinked(moments: Moments, slope: ArrayLike) -> Dual:
     """Dual of p u + r |u|, by the folded angle: that of (u, v) or of (u, -v), at most pi/2.
 
-    Everything is a sum of terms of one sign, and of g = sin - angle cos, a series of its own:
-    E|uv| = |c| + (2/pi) s g; s - |c| = s sin^2/(1 + cos); hence relative precision at both ends.
+    With the tangent t of half of it, in [0, 1], everything is a sum of terms of one sign, hence
+    relative precision at both ends:
+
+        sin = 2 t/(1 + t^2),    1 - cos = t sin,    1 + cos = 2/(1 + t^2),    angle = 2 atan t,
+        E|uv| = |c| + (2/pi) s (sin - angle cos),       sin - angle cos = t^2 sin (m + atan(t)/t),
+
+    m = (1 - atan(t)/t)/t^2, a polynomial: on CPUs, XLA calls atan2 for one number after the other,
+    for more than half of the time of a kernel.
     """
     a, b, c, q = moments
     slope = jnp.asarray(slope, c.dtype)
@@ -175,24 +197,43 @@ def _kinked(moments: Moments, slope: ArrayLike) -> Dual:
     root_a, root_b = safe_sqrt(a), safe_sqrt(b)
     s, some = root_a * root_b, (a > 0) & (b > 0)
     inverse = 1 / jnp.where(a > 0, root_a, 1) * (1 / jnp.where(b > 0, root_b, 1))
-    sign = jnp.where(c < 0, -1, 1).astype(c.dtype)
+    obtuse = c < 0
+    sign = jnp.where(obtuse, -1, 1).astype(c.dtype)
     cos = jnp.where(some, sign * c * inverse, 1)
-    sin = safe_sqrt(q) * inverse
-    sin2 = sin * sin
-    angle = jnp.arctan2(sin, cos)
-    excess = 2 / math.pi * _sine_minus_arc(angle)
-    kernel = (p2 + r2 * sign) * c + r2 * s * excess
-    derivative = (p2 + r2 * sign) - r2 * sign * (2 / math.pi) * angle
-    near, far = sin2 / (1 + cos), 1 + cos  # 1 - |rho| and 1 + |rho|
-    below = p2 * jnp.where(c < 0, far, near) + r2 * (near - excess)
-    above = p2 * jnp.where(c < 0, near, far) + r2 * (far + excess)
-    norm = p2 + r2
-    return Dual(Moments(norm * a, norm * b, kernel, s * s * below * above), derivative)
+    t = safe_sqrt(q) * inverse / (1 + cos)
+    t2 = t * t
+    missing = _missing_arc(t2)
+    arc = 1 - t2 * missing
+    excess = 2 / math.pi * t * (missing + arc)  # (2/pi) (sin - angle cos) / (1 - cos)
+    opening = 2 / (1 + t2)
+    kernel = (p2 + r2 * sign) * c + r2 * s * opening * t2 * excess
+    derivative = (p2 + r2 * sign) - r2 * sign * (4 / math.pi) * t * arc
+    below = p2 * jnp.where(obtuse, 1, t2) + r2 * t2 * (1 - excess)
+    above = p2 * jnp.where(obtuse, t2, 1) + r2 * (1 + t2 * excess)
+    size, norm = s * opening, p2 + r2
+    return Dual(Moments(norm * a, norm * b, kernel, size * size * below * above), derivative)
 
 
-def _sine_minus_arc(angle: Array) -> Array:
-    """``sin(x) - x cos(x) = sum_k (-1)^(k+1) 2k x^(2k+1)/(2k+1)!`` on [0, pi/2], to rounding."""
-    square, total = angle * angle, jnp.zeros_like(angle)
-    for k in range(10 if angle.dtype.itemsize > 4 else 6, 0, -1):
-        total = (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) + square * total
-    return angle * square * total
+def _missing_arc(square: Array) -> Array:
+    """``(1 - atan(t)/t)/t^2`` of t^2 in [0, 1], to rounding."""
+    complement, total = 1 - square, jnp.zeros_like(square)
+    for coefficient in _coefficients(19 if square.dtype.itemsize > 4 else 9)[::-1]:
+        total = coefficient + complement * total
+    return total
+
+
+@functools.cache
+def _coefficients(terms: int) -> tuple[float, ...]:
+    """Of powers of z = 1 - t^2 in ``int_0^1 y^2/(1 + t^2 y^2) dy``.
+
+    Exact at z = 0, a right angle; its difference quotient is interpolated.
+    """
+    x, weights = np.polynomial.legendre.leggauss(40)
+    y2 = ((1 + x) / 2) ** 2
+
+    def quotient(z: np.ndarray) -> np.ndarray:
+        return y2**2 / ((1 + y2) * (1 + (1 - z[:, None]) * y2)) @ weights / 2
+
+    found = Chebyshev.interpolate(quotient, terms - 2, domain=[0, 1])
+    powers = found.convert(kind=Polynomial, domain=[0, 1], window=[0, 1]).coef
+    return (1 - math.pi / 4, *map(float, powers))

@@ -22,10 +22,10 @@ that squares of jumps add up and the distance ``S = 1 - cos`` between the kernel
 E over a ~ N(0, I) and v ~ N(0, I) given v.z_i = 0. **S is proportional to the time**, so that S/dt
 is a rate, and to n^(-3/2); of a smooth activation it is of order dt^2 and n^(-2). The smooth part
 of a ReLU network's motion comes second until switches of one sign have added up. Corrections are of
-the order of the share of units that switch; left out are switches of one sign (a unit that learns
-to be silent at an example stays so, see ``finite_width``), which add to S a part of order dt^2/n and
-win at late times. Holds while units are distributed as at the start and residuals do not depend on
-single units: from the start, and along lazy training.
+the order of the share of units that switch. Left out are switches of one sign (a unit that learns
+to be silent at an example stays so, see ``finite_width``), which add a part of order dt^2/n to S
+and win at late times. Holds while units are distributed as at the start and residuals do not depend
+on single units: from the start, and along lazy training.
 
 Derived here; the measure is that of Fort et al. (2020), arXiv 2010.15110.
 """

@@ -118,7 +118,8 @@ def mlp_kernels(
             or ``Rates`` of one's own, (lambda_W, lambda_b) in Roberts, Yaida & Hanin.
         hidden_widths: (n_1, ..., n_{L-1}), needed for standard and mean_field, without effect else.
         layers: whether to return those of all layers, as if layer l were the output.
-        memory: bytes to stay within, by blocks of rows; None: all rows at once.
+        memory: bytes to stay within, by blocks of rows; None: all rows at once. Blocks of a hundred
+            rows, which stay in a CPU's cache, are also faster.
 
     Raises:
         ValueError: inputs that are not matrices of as many features, a depth < 1, negative

@@ -7,10 +7,11 @@ default signs are integers, which an operator on float32 refuses.
 """
 # pyright: reportMissingImports=false
 
-import clock
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+
+from benchmarks import clock
 
 
 def matfree_trace(problem):

@@ -6,10 +6,10 @@ backend.prepare()
 
 from functools import partial  # noqa: E402
 
-import clock  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
+from benchmarks import clock  # noqa: E402
 from dynamics.curvature import (  # noqa: E402
     gauss_newton_trace,
     hessian_form,

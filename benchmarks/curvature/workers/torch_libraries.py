@@ -8,9 +8,10 @@ scipy.
 """
 # pyright: reportMissingImports=false, reportCallIssue=false
 
-import clock
 import numpy as np
 import torch
+
+from benchmarks import clock
 
 
 def pyhessian_trace(problem):

@@ -24,7 +24,7 @@ from theory.kernels.dual_quadrature import quadrature_dual
 from theory.kernels.moments import affine, second_moments, squared_distance
 
 FUNCTIONS = {**ACTIVATIONS, "abs": jnp.abs}
-CLOSED = ("linear", "relu", "abs", "erf", "scaled_erf", "gelu")
+CLOSED = ("linear", "square", "relu", "abs", "erf", "scaled_erf", "gelu")
 KINKED = {"relu": 0.0, "abs": -1.0, "leaky": 0.3, "folding": -0.4}
 LEAKY = {name: jax.jit(leaky_relu_dual(slope)) for name, slope in KINKED.items()}
 COMPILED = {name: jax.jit(dual) for name, dual in DUALS.items()}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-BUILD = Path(__file__).resolve().parents[2] / "build" / "benchmarks"
+BUILD = Path(__file__).resolve().parents[1] / "build" / "benchmarks"
 TORCH, JAX = "torch==2.13.0", "jax==0.10.1"
 
 # None: the environment this process runs in.
@@ -23,6 +23,8 @@ REQUIREMENTS: dict[str, tuple[str, ...] | None] = {
     "traceax": ("traceax==1.0.2", JAX, "jaxlib==0.10.1"),
     "matfree": ("matfree==0.6.3", JAX, "jaxlib==0.10.1"),
 }
+# Peers that are in another's environment already: neural-tangents runs through our own bridge.
+SHARED = {"neural-tangents": "this library", "jax": "this library", "torch": "pyhessian"}
 
 
 class Environment(NamedTuple):
@@ -34,6 +36,7 @@ class Environment(NamedTuple):
 
 def environment(library: str) -> Environment:
     """The environment of one of ``REQUIREMENTS``, made if it is not there or asks for others."""
+    library = SHARED.get(library, library)
     requirements = REQUIREMENTS[library]
     if requirements is None:
         return Environment(Path(sys.executable))
