@@ -274,6 +274,7 @@ def test_activations_by_name_and_by_function():
         "linear": h,
         "relu": np.maximum(h, 0),
         "tanh": np.tanh(h),
+        "square": h**2,
         "sigmoid": scipy.special.expit(h),
         "gelu": h * scipy.stats.norm.cdf(h),
         "erf": scipy.special.erf(h),
