@@ -320,7 +320,7 @@ EXPERIMENT = Experiment(
         r"\text{linear: } C = \sqrt{1+\gamma^2|b|^2}, \quad "
         r"\frac{|\Delta\Theta|}{|\Theta|} = \frac{C-1}{2}\sqrt{\frac{d+3}{d}}",
         r"\gamma\to0:\quad \frac{|\Delta\Theta|}{|\Theta|} \sim \gamma^2 "
-        r"\text{ (mirrored)}, \quad \gamma\,n^{-1/2} \text{ ($f_{\theta_0}$ subtracted)}",
+        r"\text{ (mirrored)}, \quad \gamma\,n^{-1/2} \text{ (initial output subtracted)}",
     ),
     quick=Config(),
     full=Config(

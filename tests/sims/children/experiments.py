@@ -15,13 +15,20 @@ import jax  # noqa: E402
 from sims import catalogue, runner  # noqa: E402
 from sims.store import Store  # noqa: E402
 
-for line in sys.stdin:
-    key = ""
+
+def answer(name: str) -> str:
+    """The key of a run in the store, or nothing if it failed; the next one may do better."""
     try:
-        experiment = catalogue.find(line.strip())
+        experiment = catalogue.find(name)
         result = runner.run(experiment, experiment.quick, store=Store(sys.argv[1]))
-        key = result.provenance["key"]
-    except Exception:  # the next one may do better
+        return result.provenance["key"]
+    except Exception:
         traceback.print_exc()
-    jax.clear_caches()  # thousands of programs would exhaust the process's memory maps
-    print(key, flush=True)
+        return ""
+    finally:
+        jax.clear_caches()  # thousands of programs would exhaust the process's memory maps
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print(answer(line.strip()), flush=True)
