@@ -279,10 +279,10 @@ EXPERIMENT = Experiment(
     statement="Trained under a fixed readout, tanh layers turn into their targets, ReLU less so.",
     equations=(
         r"K_\mathrm{in} = (1-s)\,BB^\top/k + s\,I,\qquad"
-        r"\mathrm{CKA}(K_\mathrm{in}, YY^\top) = \sqrt{q}\,a\,/\sqrt{k a^2 + (P-1-k)s^2},\quad"
+        r"\mathrm{CKA}(K_\mathrm{in}, YY^\top) = \sqrt{q}\,a\,/\sqrt{k a^2 + (P-1-k)s^2},\quad "
         r"a = (1-s)P/k + s",
         r"K_{\tanh}\to YY^\top,\qquad K_\mathrm{ReLU}\to"
-        r"\left\langle[Yr]_+[Yr]_+^\top\right\rangle_r\ (s<1),\quad"
+        r"\left\langle[Yr]_+[Yr]_+^\top\right\rangle_r\ (s<1),\quad "
         r"\text{times}\ (11^\top + I)/2\ \text{at}\ s = 1",
     ),
     quick=Config(),

@@ -215,8 +215,8 @@ EXPERIMENT = Experiment(
     source=papers.deluca2025("mean and variance of trained outputs, ensemble complexity"),
     statement="Networks that saw single bits permute all inputs, once enough of them are averaged.",
     equations=(
-        r"\mu_\mathrm{off} = \frac{g - m e}{g(g+k)},\quad"
-        r"\mu_\mathrm{on} = \mu_\mathrm{off} + \frac{e}{g},\quad g = 2\pi - 1,\quad"
+        r"\mu_\mathrm{off} = \frac{g - m e}{g(g+k)},\quad "
+        r"\mu_\mathrm{on} = \mu_\mathrm{off} + \frac{e}{g},\quad g = 2\pi - 1,\quad "
         r"e = \frac{2}{\sqrt m}\left(\frac{\pi}{2}+\arcsin\frac{1}{\sqrt m}\right)"
         r" - \frac{1}{m + \sqrt{m(m-1)}}",
         r"P = \Phi\!\left(\sqrt N\,\mu_\mathrm{on}/\sigma\right)^m"

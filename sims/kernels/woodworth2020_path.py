@@ -329,7 +329,7 @@ EXPERIMENT = Experiment(
     statement="The scale of initial weights moves the end of training from the least l2 to the "
     "least l1 norm.",
     equations=(
-        r"\beta_\infty = \arg\min_{X\beta=y} \sum_i \alpha^D q_D(\beta_i/\alpha^D), \quad "
+        r"\beta_\infty = \mathrm{argmin}_{X\beta=y} \sum_i \alpha^D q_D(\beta_i/\alpha^D), \quad "
         r"q_2' = \mathrm{arcsinh}(b/2), \quad q_D' = h_D^{-1}, \quad "
         r"h_D(z) = (1-z)^{-\frac{D}{D-2}} - (1+z)^{-\frac{D}{D-2}}",
         r"|\beta_\infty - \beta_{\ell_2}| \sim \alpha^{-2D}, \quad "
